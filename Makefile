@@ -1,0 +1,47 @@
+# The front door. `make setup` prepares .venv from the lock files; everything else uses it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup run test lint lock clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup: .venv/.runtime ## prepare .venv with what running needs
+
+run: .venv/.runtime ## start the daemon with an embedded PostgreSQL and ledger, on 127.0.0.1:8787 and :8788
+	$(BIN)/clawsettle dev
+
+test: .venv/.test ## run every test
+	$(BIN)/python -m pytest
+
+lint: .venv/.test ## style, types and the import rules
+	$(BIN)/ruff format --check clawsettle tests
+	$(BIN)/ruff check clawsettle tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+lock: ## pin anew what pyproject.toml asks for (needs uv)
+	echo flit_core | uv pip compile pyproject.toml - --extra embedded -o requirements.lock $(LOCK)
+	echo flit_core | uv pip compile pyproject.toml - --all-extras -c requirements.lock -o requirements-test.lock $(LOCK)
+
+LOCK = --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
+clean: ## remove .venv and the caches; the state directory .clawsettle stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "clawsettle needs Python 3.11 or later; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The editable install takes its build backend from the lock too, so nothing unpinned is fetched.
+.venv/.runtime: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.test: requirements-test.lock | .venv/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-test.lock
+	@touch $@

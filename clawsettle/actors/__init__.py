@@ -1,0 +1,1 @@
+"""Supervised actors, their messages and mailboxes."""

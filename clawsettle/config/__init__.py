@@ -1,0 +1,1 @@
+"""Settings: clawsettle.toml, the environment and credential files become frozen classes."""

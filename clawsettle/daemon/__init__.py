@@ -1,0 +1,1 @@
+"""Composition root, life cycle, signals, logs and the command line."""

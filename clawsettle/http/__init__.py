@@ -1,0 +1,1 @@
+"""The HTTP surface: parse, ask an actor or read storage, render."""

@@ -1,0 +1,1 @@
+"""Stand-ins for outside parties, for a laptop and for tests."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: the bridge to asyncpg, SQL files, migrations, repositories, the embedded server."""
