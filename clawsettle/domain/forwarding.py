@@ -1,0 +1,237 @@
+"""The life of one settlement on its way to the ledger, and when it is tried again.
+
+A row is ``pending`` until its first attempt has ended, ``failed`` while it waits for another,
+``forwarded`` when the ledger has it, ``dead`` when no further attempt can help by itself.
+Source: webhook-forwarding contract sections 8 and 14 (W4, W5, W19, W24).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+from attrs import frozen
+
+from clawsettle.domain.canonical import sha256_hex
+from clawsettle.domain.errors import IllegalTransition
+
+ERROR_MESSAGE_MAX = 500
+_JITTER = 0.2
+_ECHOED = ("provider", "external_payment_id", "direction", "account_id", "amount_minor", "currency")
+_OK, _REDIRECT = 200, 300
+_BAD_REQUEST = 400
+_FINAL_STATUSES = frozenset({_BAD_REQUEST, 409, 422})
+
+
+class ForwardingState(StrEnum):
+    """Where a settlement is; the values are the stored words."""
+
+    PENDING = "pending"
+    FAILED = "failed"
+    FORWARDED = "forwarded"
+    DEAD = "dead"
+
+
+class Blame(StrEnum):
+    """Who must act on a dead settlement."""
+
+    US = "us"
+    TARGET = "target"
+    POISON = "poison"
+
+
+@frozen
+class Forwardable:
+    """A settlement as the ledger is sent it: its idempotency key and the contract's payload."""
+
+    key: str
+    payload: Mapping[str, object]
+
+
+@frozen
+class Accepted:
+    """The ledger has the settlement: its HTTP status and the settlement's id there."""
+
+    ledger_status: int
+    settlement_id: str
+
+
+@frozen
+class Refused:
+    """The ledger answered no; ``ledger_status`` decides whether time can mend it."""
+
+    ledger_status: int
+    message: str
+
+
+@frozen
+class Unknown:
+    """No usable answer: the ledger may or may not have it. Repeat under the same key."""
+
+    message: str
+    ledger_status: int | None = None
+
+
+@frozen
+class Unreadable:
+    """The stored payload cannot be read, so it was never sent."""
+
+    message: str
+
+
+LedgerOutcome = Accepted | Refused | Unknown
+AttemptOutcome = LedgerOutcome | Unreadable
+
+
+@frozen
+class Succeeded:
+    """Event: the ledger has it."""
+
+
+@frozen
+class FellThrough:
+    """Event: this attempt failed, a later one may succeed."""
+
+
+@frozen
+class GaveUp:
+    """Event: no later attempt can succeed unless somebody acts."""
+
+
+@frozen
+class Requeued:
+    """Event: an operator asks for another attempt at a dead settlement."""
+
+
+_OPEN: Mapping[type[object], ForwardingState] = {
+    Succeeded: ForwardingState.FORWARDED,
+    FellThrough: ForwardingState.FAILED,
+    GaveUp: ForwardingState.DEAD,
+}
+TRANSITIONS: Mapping[ForwardingState, Mapping[type[object], ForwardingState]] = {
+    ForwardingState.PENDING: _OPEN,
+    ForwardingState.FAILED: _OPEN,
+    ForwardingState.FORWARDED: {Succeeded: ForwardingState.FORWARDED},
+    ForwardingState.DEAD: {Requeued: ForwardingState.FAILED},
+}
+
+
+def next_state(state: ForwardingState, event: object) -> ForwardingState:
+    """Return the state after ``event``. Raises: IllegalTransition when the table has no step."""
+    try:
+        return TRANSITIONS[state][type(event)]
+    except KeyError:
+        raise IllegalTransition(f"{state} has no step {type(event).__name__}") from None
+
+
+@frozen
+class RetryPolicy:
+    """How failed attempts are spaced (seconds) and how many there may be in all."""
+
+    base_s: int
+    max_s: int
+    attempts_max: int
+
+
+@frozen
+class AttemptResult:
+    """What one attempt makes of its row; ``retry_in_s`` only when it will be tried again."""
+
+    state: ForwardingState
+    retry_in_s: float | None = None
+    ledger_status: int | None = None
+    settlement_id: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    blame: Blame | None = None
+
+
+@frozen
+class Standing:
+    """Where a settlement stands; open ones are ``due_at`` their next attempt or lease's end."""
+
+    state: ForwardingState
+    due_at: datetime | None = None
+    ledger_status: int | None = None
+    settlement_id: str | None = None
+
+
+def read_answer(sent: Forwardable, ledger_status: int, body: object) -> LedgerOutcome:
+    """Judge a ledger's HTTP answer: only one that names our payment and amount is a success.
+
+    A 2xx that says anything else may come from a proxy or a wrong address, so it is unknown.
+    """
+    if not _OK <= ledger_status < _REDIRECT:
+        code = body.get("code") if isinstance(body, Mapping) else None
+        named = f" {code}" if isinstance(code, str) else ""
+        return Refused(ledger_status, f"the ledger answered {ledger_status}{named}")
+    settlement = body.get("settlement") if isinstance(body, Mapping) else None
+    if not isinstance(settlement, Mapping):
+        return Unknown("the ledger's answer names no settlement", ledger_status)
+    settlement_id = settlement.get("id")
+    if not isinstance(settlement_id, str) or not settlement_id:
+        return Unknown("the ledger's answer names no settlement id", ledger_status)
+    for name in _ECHOED:
+        if settlement.get(name) != sent.payload.get(name):
+            return Unknown(f"the ledger's answer is about another {name}", ledger_status)
+    return Accepted(ledger_status, settlement_id)
+
+
+def backoff_s(attempts: int, policy: RetryPolicy, *, seed: str) -> float:
+    """Return the wait before the next attempt, in seconds.
+
+    The documented delay is ``min(max, max(base, base * 2**(attempts-1)))``; up to a fifth of it
+    is taken off, so that rows that failed together do not come back together. The share is
+    drawn from ``seed`` and ``attempts``: the same row waits the same time on every daemon.
+    """
+    doubled = policy.base_s << min(max(attempts, 1) - 1, 32)
+    documented = min(policy.max_s, max(policy.base_s, doubled))
+    share = int(sha256_hex(f"{seed}:{attempts}")[:8], 16) / 0xFFFFFFFF
+    return documented * (1 - _JITTER * share)
+
+
+def judge(
+    state: ForwardingState,
+    outcome: AttemptOutcome,
+    *,
+    event_id: str,
+    attempts: int,
+    policy: RetryPolicy,
+) -> AttemptResult:
+    """Decide what an attempt's outcome means for its row; ``attempts`` counts this one.
+
+    A refusal that time cannot mend (400, 409, 422) and an unreadable payload are dead at once;
+    an unknown account (404), an overloaded or failing ledger and silence are tried again until
+    ``attempts_max``.
+
+    Raises: IllegalTransition when the row's state takes no attempts.
+    """
+    if isinstance(outcome, Accepted):
+        return AttemptResult(
+            next_state(state, Succeeded()),
+            ledger_status=outcome.ledger_status,
+            settlement_id=outcome.settlement_id,
+        )
+    ledger_status = None if isinstance(outcome, Unreadable) else outcome.ledger_status
+    final = isinstance(outcome, Unreadable) or (
+        isinstance(outcome, Refused) and outcome.ledger_status in _FINAL_STATUSES
+    )
+    exhausted = attempts >= policy.attempts_max
+    event = GaveUp() if final or exhausted else FellThrough()
+    result_state = next_state(state, event)
+    waits = result_state is ForwardingState.FAILED
+    return AttemptResult(
+        result_state,
+        retry_in_s=backoff_s(attempts, policy, seed=event_id) if waits else None,
+        ledger_status=ledger_status,
+        error_code="INTERNAL_ERROR" if isinstance(outcome, Unreadable) else "LEDGER_INGEST_FAILED",
+        error_message=outcome.message[:ERROR_MESSAGE_MAX],
+        blame=None if waits else _blame(outcome),
+    )
+
+
+def _blame(outcome: AttemptOutcome) -> Blame:
+    if isinstance(outcome, Unreadable):
+        return Blame.POISON
+    if isinstance(outcome, Refused) and outcome.ledger_status == _BAD_REQUEST:
+        return Blame.US
+    return Blame.TARGET

@@ -1,0 +1,40 @@
+"""Instants on the wire: UTC, exactly three fractional digits and ``Z``."""
+
+import math
+from datetime import UTC, datetime
+
+_UNIX_MAX = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
+
+def iso_instant(at: datetime) -> str:
+    """Render an aware instant as ``2025-02-11T16:06:40.000Z``, cut to the millisecond."""
+    utc = at.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+def to_millisecond(at: datetime) -> datetime:
+    """Cut an instant to the millisecond, so that what is stored is what was rendered."""
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def parse_instant(text: str | None) -> datetime | None:
+    """Read an ISO 8601 instant; None when absent, malformed or without a zone."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def iso_from_unix(value: object) -> str | None:
+    """Render Unix seconds (floored) as an instant; None unless finite, positive and up to 9999.
+
+    Source: webhook-forwarding contract section 7.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 < value <= _UNIX_MAX or not math.isfinite(value):
+        return None
+    return iso_instant(datetime.fromtimestamp(math.floor(value), UTC))
