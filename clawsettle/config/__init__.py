@@ -1,1 +1,43 @@
-"""Settings: clawsettle.toml, the environment and credential files become frozen classes."""
+"""Settings: clawsettle.toml, the environment and credential files become frozen classes.
+
+`load` reads, `missing_for_serving` and `describe` report, `Settings` is what the other rooms are
+given. Nothing outside this room reads a file or the environment for its configuration.
+"""
+
+from clawsettle.config.address import Address
+from clawsettle.config.keys import KeyProblem
+from clawsettle.config.load import Loaded, load
+from clawsettle.config.report import Row, describe, missing_for_serving
+from clawsettle.config.secret import Secret, matches_any
+from clawsettle.config.settings import (
+    AdminSettings,
+    DaemonSettings,
+    DatabaseSettings,
+    DeliveryLogSettings,
+    ForwardingSettings,
+    LedgerSettings,
+    LogSettings,
+    Settings,
+    StripeSettings,
+)
+
+__all__ = [
+    "Address",
+    "AdminSettings",
+    "DaemonSettings",
+    "DatabaseSettings",
+    "DeliveryLogSettings",
+    "ForwardingSettings",
+    "KeyProblem",
+    "LedgerSettings",
+    "Loaded",
+    "LogSettings",
+    "Row",
+    "Secret",
+    "Settings",
+    "StripeSettings",
+    "describe",
+    "load",
+    "matches_any",
+    "missing_for_serving",
+]

@@ -1,0 +1,58 @@
+"""What an operator asks of a configuration: is it enough to serve, and what is in effect."""
+
+import attrs
+
+from clawsettle.config.load import Loaded
+from clawsettle.config.settings import Settings
+from clawsettle.config.sources import catalogue, generic_name
+
+_SERVING_NEEDS = ("database.url", "stripe.webhook_secrets", "admin.keys", "ledger.admin_keys")
+_HTTP_LEDGER_NEEDS = ("ledger.base_url",)
+
+
+@attrs.frozen
+class Row:
+    """One line of ``clawsettle config check``; ``value`` is safe to show."""
+
+    key: str
+    value: str
+    origin: str
+
+
+def missing_for_serving(settings: Settings) -> list[str]:
+    """List what ``clawsettle serve`` needs and has not, one line each with the ways to set it.
+
+    An empty list means that every route and the ledger can be served.
+    Source: webhook-forwarding 1, 2, W21; ledger-api 1.
+    """
+    is_remote = settings.ledger.mode == "http"
+    needs = (*_SERVING_NEEDS, *(_HTTP_LEDGER_NEEDS if is_remote else ()))
+    return [_how_to_set(name) for name in needs if not _value(settings, name)]
+
+
+def describe(loaded: Loaded) -> list[Row]:
+    """List every key with its effective value and origin, in the order of clawsettle.toml.
+
+    Secrets show as ``hidden (2 set)`` or ``not set``, the database URL without its password.
+    Source: new.
+    """
+    return [
+        Row(name, key.show(_value(loaded.settings, name)), loaded.origins[name])
+        for name, key in catalogue(Settings).items()
+    ]
+
+
+def _value(settings: Settings, name: str) -> object:
+    section, key = name.split(".")
+    return getattr(getattr(settings, section), key)
+
+
+def _how_to_set(name: str) -> str:
+    section, key = name.split(".")
+    declared = catalogue(Settings)[name]
+    variables = [env.name for env in declared.env] or [generic_name(name)]
+    file = f", or a file named by {variables[0]}_FILE" if declared.is_secret else ""
+    return (
+        f"{name} is not set: write {key} under [{section}] in clawsettle.toml, "
+        f"or set {' or '.join(variables)} in the environment{file}"
+    )

@@ -1,0 +1,196 @@
+"""Every key of clawsettle.toml with its default, unit and range, as frozen classes.
+
+The order here is the order of clawsettle.toml and of ``clawsettle config check``. A key that says
+``env`` is also read from that environment name; every key is read from
+``CLAWSETTLE_<SECTION>__<KEY>``. To add a key or a section, declare it here and describe it in
+clawsettle.toml: nothing else has to change.
+"""
+
+# ruff: noqa: RUF009 - the calls in the class bodies declare attrs fields, not shared defaults
+
+import re
+from typing import Literal
+
+import attrs
+
+from clawsettle import __version__
+from clawsettle.config.address import Address
+from clawsettle.config.keys import (
+    EnvName,
+    KeyProblem,
+    address,
+    choice,
+    flag,
+    seconds,
+    secret,
+    secrets,
+    text,
+    texts,
+    whole,
+)
+from clawsettle.config.secret import Secret
+from clawsettle.config.urls import (
+    is_database_url,
+    is_service_url,
+    show_database_url,
+    without_last_slash,
+)
+
+_DAY_S = 86_400
+_CURRENCY = re.compile(r"[A-Z]{3}")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]{0,98}[!-~])?")
+
+
+def _is_currency(code: str) -> bool:
+    return _CURRENCY.fullmatch(code) is not None
+
+
+def _is_header_value(value: str) -> bool:
+    return _HEADER_VALUE.fullmatch(value) is not None
+
+
+@attrs.frozen(kw_only=True)
+class DaemonSettings:
+    """``[daemon]``: the process and its public HTTP server."""
+
+    bind: Address = address("127.0.0.1:8787")
+    drain_s: float = seconds(10.0, 0.01, 3600)
+    body_max_bytes: int = whole(1_048_576, 1024, 67_108_864, "bytes")
+    version_header: str = text(
+        __version__, "1 to 100 printable ASCII characters", _is_header_value, env="SETTLE_VERSION"
+    )
+    request_max: int = whole(1000, 1, 100_000, "requests")
+
+
+@attrs.frozen(kw_only=True)
+class DatabaseSettings:
+    """``[database]``: the PostgreSQL that holds all state."""
+
+    url: Secret | None = secret(
+        "DATABASE_URL", "a postgresql:// URL", is_database_url, show_database_url
+    )
+    pool_max: int = whole(8, 1, 500, "connections")
+    statement_timeout_s: float = seconds(10.0, 0.01, 3600)
+
+
+@attrs.frozen(kw_only=True)
+class LogSettings:
+    """``[log]``: what is logged and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = choice(
+        "debug", "info", "warning", "error", default="info"
+    )
+    format: Literal["auto", "json", "text"] = choice("auto", "json", "text", default="auto")
+
+
+@attrs.frozen(kw_only=True)
+class AdminSettings:
+    """``[admin]``: who may call the operator's routes."""
+
+    keys: tuple[Secret, ...] = secrets(EnvName("SETTLE_ADMIN_KEY"))
+
+
+@attrs.frozen(kw_only=True)
+class StripeSettings:
+    """``[stripe]``: which webhook events are believed and taken."""
+
+    webhook_secrets: tuple[Secret, ...] = secrets(EnvName("STRIPE_WEBHOOK_SIGNING_SECRET"))
+    environment: Literal["production", "staging"] = choice(
+        "production",
+        "staging",
+        default="production",
+        env="SETTLE_ENV",
+        aliases={"prod": "production", "live": "production", "stage": "staging"},
+    )
+    allow_testmode_in_production: bool = flag(
+        default=False, env="STRIPE_ALLOW_TESTMODE_EVENTS_IN_PROD"
+    )
+    tolerance_s: int = whole(300, 1, _DAY_S, "seconds")
+    future_skew_s: int = whole(300, 1, _DAY_S, "seconds")
+    currencies: tuple[str, ...] = texts(
+        ("USD",), "a list of three-letter upper-case currency codes, at least one", _is_currency
+    )
+    unmappable: Literal["refuse", "quarantine"] = choice("refuse", "quarantine", default="refuse")
+
+
+@attrs.frozen(kw_only=True)
+class ForwardingSettings:
+    """``[forwarding]``: how accepted events reach the ledger, and when they are tried again.
+
+    ``retry_base_s`` above ``retry_max_s`` is allowed: the delay is then ``retry_max_s``.
+    Raises: KeyProblem unless ``attempt_timeout_s`` is shorter than ``lease_s``.
+    """
+
+    acknowledge: Literal["attempted", "committed"] = choice(
+        "attempted", "committed", default="attempted"
+    )
+    answer_deadline_s: float = seconds(8.0, 0.01, 600)
+    attempt_timeout_s: float = seconds(10.0, 0.01, 600)
+    lease_s: float = seconds(30.0, 0.02, 3600)
+    retry_batch_limit: int = whole(25, 1, 200, "events", env="FORWARDING_RETRY_BATCH_LIMIT")
+    retry_base_s: int = whole(15, 1, _DAY_S, "seconds", env="FORWARDING_RETRY_BASE_SECONDS")
+    retry_max_s: int = whole(300, 1, _DAY_S, "seconds", env="FORWARDING_RETRY_MAX_SECONDS")
+    attempts_max: int = whole(1000, 1, 1_000_000, "attempts")
+    retry_budget_s: float = seconds(20.0, 0.01, 600)
+    poll_s: float = seconds(2.0, 0.01, 3600)
+    in_flight_max: int = whole(32, 1, 10_000, "attempts")
+    mailbox_max: int = whole(2000, 1, 1_000_000, "messages")
+
+    def __attrs_post_init__(self) -> None:
+        # An attempt that outlives its lease could be made a second time by another daemon.
+        if self.attempt_timeout_s >= self.lease_s:
+            raise KeyProblem(
+                "attempt_timeout_s",
+                f"must be shorter than forwarding.lease_s ({self.lease_s:g} seconds), "
+                f"got {self.attempt_timeout_s:g}",
+            )
+
+
+@attrs.frozen(kw_only=True)
+class LedgerSettings:
+    """``[ledger]``: the ledger, inside this process or behind HTTP.
+
+    Only ``mode`` decides: ``base_url`` alone switches nothing.
+    """
+
+    mode: Literal["embedded", "http"] = choice("embedded", "http", default="embedded")
+    base_url: str | None = text(
+        None,
+        "an http:// or https:// URL with a host and without user, query or fragment",
+        is_service_url,
+        env="LEDGER_BASE_URL",
+        clean=without_last_slash,
+    )
+    # LEDGER_ADMIN_KEY is one key, commas and all: the contract rotates through the JSON array.
+    admin_keys: tuple[Secret, ...] = secrets(
+        EnvName("LEDGER_ADMIN_KEY", "whole"), EnvName("LEDGER_ADMIN_KEYS_JSON", "json")
+    )
+    bind: Address = address("127.0.0.1:8788")
+    currency: str = text("USD", "a three-letter upper-case currency code", _is_currency)
+    connect_timeout_s: float = seconds(3.0, 0.01, 300)
+    batch_max: int = whole(500, 1, 10_000, "requests")
+
+
+@attrs.frozen(kw_only=True)
+class DeliveryLogSettings:
+    """``[delivery_log]``: the record of every webhook delivery."""
+
+    retention_days: int = whole(90, 1, 36_500, "days")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The whole configuration; ``Settings()`` is all defaults.
+
+    A value made in code passes the same rules as one that was read. Raises: KeyProblem.
+    Source: webhook-forwarding 2, W21; ledger-api 1.
+    """
+
+    daemon: DaemonSettings = attrs.field(factory=DaemonSettings)
+    database: DatabaseSettings = attrs.field(factory=DatabaseSettings)
+    log: LogSettings = attrs.field(factory=LogSettings)
+    admin: AdminSettings = attrs.field(factory=AdminSettings)
+    stripe: StripeSettings = attrs.field(factory=StripeSettings)
+    forwarding: ForwardingSettings = attrs.field(factory=ForwardingSettings)
+    ledger: LedgerSettings = attrs.field(factory=LedgerSettings)
+    delivery_log: DeliveryLogSettings = attrs.field(factory=DeliveryLogSettings)

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from clawsettle.config import (
+    DatabaseSettings,
+    LedgerSettings,
+    Row,
+    Secret,
+    Settings,
+    describe,
+    load,
+    missing_for_serving,
+)
+from clawsettle.config.urls import is_database_url, show_database_url
+
+SECRETS = {
+    "DATABASE_URL": "postgresql://h/d",
+    "STRIPE_WEBHOOK_SIGNING_SECRET": "a",
+    "SETTLE_ADMIN_KEY": "b",
+    "LEDGER_ADMIN_KEY": "c",
+}
+
+
+def test_serving_needs_nothing_more_than_its_secrets() -> None:
+    assert missing_for_serving(load(None, environ=SECRETS).settings) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("DATABASE_URL", "database.url"),
+        ("STRIPE_WEBHOOK_SIGNING_SECRET", "stripe.webhook_secrets"),
+        ("SETTLE_ADMIN_KEY", "admin.keys"),
+        ("LEDGER_ADMIN_KEY", "ledger.admin_keys"),
+    ],
+)
+def test_a_missing_secret_is_named_with_the_ways_to_set_it(variable: str, name: str) -> None:
+    environ = {key: text for key, text in SECRETS.items() if key != variable}
+    (line,) = missing_for_serving(load(None, environ=environ).settings)
+    section, key = name.split(".")
+    assert line.startswith(f"{name} is not set: write {key} under [{section}] in clawsettle.toml")
+    assert f"set {variable}" in line
+    assert f"{variable}_FILE" in line
+
+
+def test_a_ledger_over_http_needs_its_address() -> None:
+    environ = SECRETS | {"CLAWSETTLE_LEDGER__MODE": "http"}
+    (line,) = missing_for_serving(load(None, environ=environ).settings)
+    assert line == (
+        "ledger.base_url is not set: write base_url under [ledger] in clawsettle.toml, "
+        "or set LEDGER_BASE_URL in the environment"
+    )
+    environ["LEDGER_BASE_URL"] = "http://ledger"
+    assert missing_for_serving(load(None, environ=environ).settings) == []
+
+
+def test_everything_missing_is_listed_in_one_go() -> None:
+    settings = Settings(ledger=LedgerSettings(mode="http"))
+    assert len(missing_for_serving(settings)) == 5
+
+
+def test_describe_shows_every_key_with_its_value_and_origin(tmp_path: Path) -> None:
+    path = tmp_path / "clawsettle.toml"
+    path.write_text('[stripe]\ncurrencies = ["USD", "EUR"]\nallow_testmode_in_production = true\n')
+    loaded = load(
+        path,
+        environ={"SETTLE_ADMIN_KEY": "a,b", "DATABASE_URL": "postgresql://u:p@h:5/d"},
+        overrides={"daemon.bind": "[::1]:0"},
+    )
+    rows = describe(loaded)
+    assert [row.key for row in rows] == list(loaded.origins)
+    by_key = {row.key: row for row in rows}
+    for row in [
+        Row("daemon.bind", "[::1]:0", "command line"),
+        Row("daemon.drain_s", "10.0", "default"),
+        Row("database.url", "postgresql://u:hidden@h:5/d", "env DATABASE_URL"),
+        Row("admin.keys", "hidden (2 set)", "env SETTLE_ADMIN_KEY"),
+        Row("stripe.webhook_secrets", "not set", "default"),
+        Row("stripe.currencies", "USD, EUR", str(path)),
+        Row("stripe.allow_testmode_in_production", "true", str(path)),
+        Row("ledger.base_url", "not set", "default"),
+    ]:
+        assert by_key[row.key] == row
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://h/d", "postgresql://h/d"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+        ("postgres://u:p@[::1]:5/d", "postgres://u:hidden@[::1]:5/d"),
+        ("postgresql://u:p@a:1,b:2/d", "postgresql://u:hidden@a:1,b:2/d"),
+        ("postgresql://u:s3@cret@h/d", "postgresql://u:hidden@h/d"),
+        ("postgresql://u:s3/cret@h/d", "hidden (1 set)"),
+        ("postgresql://u:12?cret@h/d", "hidden (1 set)"),
+        ("postgresql://u:s3#cret@h/d", "hidden (1 set)"),
+        ("postgresql://u:s3@cr/et@h/d", "hidden (1 set)"),
+        ("postgresql:///d?host=/run/pg&password=cret", "postgresql:///d?host=/run/pg"),
+        ("postgresql:///d?passfile=/cret", "postgresql:///d"),
+    ],
+)
+def test_a_database_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    loaded = load(None, environ={"DATABASE_URL": url})
+    assert loaded.settings.database == DatabaseSettings(url=Secret(url))
+    (row,) = [row for row in describe(loaded) if row.key == "database.url"]
+    assert row.value == shown
+    assert "cret" not in row.value
+
+
+PIECES = st.text(st.sampled_from("@:/?#[]&=%;,\\ \n\tpé1"), max_size=6)
+
+
+@given(before=PIECES, after=PIECES)
+@example(before="1/", after="")
+def test_no_password_however_odd_is_shown(before: str, after: str) -> None:
+    url = f"postgresql://u:{before}hunter2{after}@h/d?sslmode=require"
+    if is_database_url(url):
+        assert "hunter2" not in show_database_url(url)
