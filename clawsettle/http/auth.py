@@ -1,0 +1,55 @@
+"""Keys: who may call which route. Fail closed: no key configured closes the route.
+
+Source: webhook-forwarding contract section 1, ledger-api contract section 1; W24, L22.
+"""
+
+from collections.abc import Callable, Sequence
+
+from clawsettle.config import Secret, matches_any
+from clawsettle.domain.errors import CallerError, ClawsettleError
+from clawsettle.http.routing import Request
+
+_SCHEME_AND_TOKEN = 2
+
+
+def bearer_token(request: Request) -> str | None:
+    """Return the token of ``Authorization: Bearer <token>``; None for any other header."""
+    words = request.headers.get("authorization", "").split()
+    if len(words) != _SCHEME_AND_TOKEN or words[0].lower() != "bearer":
+        return None
+    return words[1]
+
+
+def require_settle_admin(request: Request, keys: Sequence[Secret]) -> None:
+    """Return when the request carries one of the settle-admin keys as its bearer token.
+
+    Raises: ClawsettleError DEPENDENCY_NOT_CONFIGURED without keys, CallerError UNAUTHORIZED.
+    """
+    if not keys:
+        raise ClawsettleError(
+            "the admin key is not configured",
+            code="DEPENDENCY_NOT_CONFIGURED",
+            details={"field": "env.SETTLE_ADMIN_KEY"},
+        )
+    token = bearer_token(request)
+    if token is None or not matches_any(token, keys):
+        raise CallerError("the admin key is missing or wrong", code="UNAUTHORIZED")
+
+
+def ledger_guard(keys: Sequence[Secret]) -> Callable[[Request], None]:
+    """Return the ledger port's guard: a bearer token or an ``x-admin-key``, either suffices.
+
+    The guard raises ClawsettleError LEDGER_ADMIN_KEY_MISSING without keys, CallerError
+    UNAUTHORIZED when nothing offered is one of them.
+    """
+
+    def guard(request: Request) -> None:
+        if not keys:
+            raise ClawsettleError(
+                "the ledger has no admin key configured", code="LEDGER_ADMIN_KEY_MISSING"
+            )
+        offered = (bearer_token(request), request.headers.get("x-admin-key", "").strip())
+        if not any([matches_any(key, keys) for key in offered if key]):  # noqa: C419 - no leaving early
+            raise CallerError("the ledger's key is missing or wrong", code="UNAUTHORIZED")
+
+    return guard

@@ -1,0 +1,260 @@
+"""The embedded ledger's port: accounts, settlements, and the proof of its journal.
+
+Source: ledger-api contract sections 1 to 5 and 7 (verify).
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from attrs import frozen
+
+from clawsettle.actors.ledger_keeper import LedgerKeeper
+from clawsettle.domain.accounts import parse_did
+from clawsettle.domain.errors import CallerError, NotFoundError
+from clawsettle.domain.instants import iso_instant, parse_instant
+from clawsettle.domain.journal import ChainCheck, Settlement
+from clawsettle.domain.ledger import OpenAccount
+from clawsettle.domain.settlements import Direction, Status, parse_ingest, parse_key
+from clawsettle.http.routing import Parameter, Reply, Request, Route
+from clawsettle.http.strict_json import parse_json
+from clawsettle.storage.ledger_book import LedgerBook, SettlementFilter
+
+LIMIT_DEFAULT, LIMIT_MAX = 50, 200
+_VERIFY_PAGE = 1000
+_LEADING_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})")
+W = TypeVar("W", Direction, Status)
+
+
+async def _health(_request: Request) -> Reply:
+    return Reply.json(200, {"status": "ok", "service": "ledger"})
+
+
+@frozen(eq=False)
+class LedgerRoutes:
+    """The ledger's handlers and what they need."""
+
+    keeper: LedgerKeeper
+    book: LedgerBook
+
+    def routes(self) -> list[Route]:
+        """Return the routes with their descriptions."""
+        ingest_errors = (
+            "MISSING_IDEMPOTENCY_KEY",
+            "INVALID_REQUEST",
+            "UNSUPPORTED_CURRENCY",
+            "NOT_FOUND",
+            "IDEMPOTENCY_KEY_REUSED",
+            "DUPLICATE_CONFLICT",
+            "INVALID_STATUS_TRANSITION",
+            "INSUFFICIENT_FUNDS",
+            "BALANCE_LIMIT_EXCEEDED",
+        )
+        key = Parameter("idempotency-key", "header", "At most one effect a key.", required=True)
+        direction = Parameter("direction", "query", "payin, refund or payout")
+        return [
+            Route("GET", "/health", _health, "Whether the ledger's port answers", public=True),
+            Route(
+                "POST",
+                "/accounts",
+                self.open_account,
+                "Open a DID's account, or return it",
+                auth="ledgerAdmin",
+                request_schema={"type": "object", "required": ["did"]},
+                request_example={"did": "did:key:alice"},
+                response_status=201,
+                errors=("INVALID_REQUEST", "INVALID_DID"),
+            ),
+            Route(
+                "GET",
+                "/accounts/id/{id}",
+                self.account,
+                "An account by its id",
+                auth="ledgerAdmin",
+                errors=("NOT_FOUND",),
+            ),
+            Route(
+                "GET",
+                "/accounts/{did}",
+                self.account_by_did,
+                "An account by its DID",
+                auth="ledgerAdmin",
+                errors=("INVALID_DID", "NOT_FOUND"),
+            ),
+            Route(
+                "POST",
+                "/v1/payments/settlements/ingest",
+                self.ingest,
+                "Record a settlement, once",
+                description="Answers 201 when the book changed, 200 when it was recorded before.",
+                auth="ledgerAdmin",
+                parameters=(key,),
+                request_schema=_INGEST_SCHEMA,
+                response_status=201,
+                errors=ingest_errors,
+            ),
+            Route(
+                "GET",
+                "/v1/payments/settlements/{provider}/{external_payment_id}",
+                self.settlements_of_payment,
+                "The settlements of one external payment",
+                auth="ledgerAdmin",
+                parameters=(direction,),
+                errors=("INVALID_REQUEST", "NOT_FOUND"),
+            ),
+            Route(
+                "GET",
+                "/v1/payments/settlements",
+                self.list_settlements,
+                "Settlements, newest first",
+                auth="ledgerAdmin",
+                parameters=(
+                    Parameter("account_id", "query", "only this account"),
+                    Parameter("status", "query", "pending, confirmed, failed or reversed"),
+                    Parameter("provider", "query", "only this provider"),
+                    direction,
+                    Parameter("limit", "query", f"1 to {LIMIT_MAX}, default {LIMIT_DEFAULT}"),
+                    Parameter("cursor", "query", "next_cursor of the page before"),
+                ),
+                errors=("INVALID_REQUEST", "INVALID_CURSOR"),
+            ),
+            Route(
+                "GET",
+                "/events/verify",
+                self.verify,
+                "Walk the whole journal and check its chain",
+                auth="ledgerAdmin",
+            ),
+        ]
+
+    async def open_account(self, request: Request) -> Reply:
+        """Answer 201 with the account, new or not."""
+        body = parse_json(request.body)
+        did = body.get("did") if isinstance(body, dict) else None
+        if not did:
+            raise CallerError("the body must be an object with a did")
+        answer = await self.keeper.ask(OpenAccount(parse_did(did)))
+        return Reply.json(201, answer.body)
+
+    async def account(self, request: Request) -> Reply:
+        """Answer the account whose id stands in the path, undecoded."""
+        account = await self.book.account(request.path.rpartition("/")[2])
+        if account is None or account.did is None:
+            raise NotFoundError("no such account")
+        return Reply.json(200, account.view())
+
+    async def account_by_did(self, request: Request) -> Reply:
+        """Answer the account of the DID in the path; an encoded DID is no route."""
+        did = request.path.rpartition("/")[2]
+        if "did:" not in did:
+            raise NotFoundError("no such route")
+        account = await self.book.account_by_did(parse_did(did))
+        if account is None:
+            raise NotFoundError("no such account")
+        return Reply.json(200, account.view())
+
+    async def ingest(self, request: Request) -> Reply:
+        """Record a settlement; the key is looked at before the body."""
+        headers = request.headers
+        given = headers.get("idempotency-key", "").strip() or headers.get("x-idempotency-key")
+        key = parse_key(given)
+        answer = await self.keeper.ask(parse_ingest(key, parse_json(request.body)))
+        return Reply.json(201 if answer.created else 200, answer.body)
+
+    async def settlements_of_payment(self, request: Request) -> Reply:
+        """Answer up to three settlements, one a direction."""
+        found = await self.book.settlements_of_payment(
+            request.params["provider"],
+            request.params["external_payment_id"],
+            _word(request, "direction", Direction),
+        )
+        if not found:
+            raise NotFoundError("no settlement of this payment")
+        return Reply.json(200, {"settlements": [settlement.view() for settlement in found]})
+
+    async def list_settlements(self, request: Request) -> Reply:
+        """Answer a page and, when there is more, the cursor of the next."""
+        query = request.query
+        narrow = SettlementFilter(
+            account_id=query.get("account_id") or None,
+            status=_word(request, "status", Status),
+            provider=query.get("provider") or None,
+            direction=_word(request, "direction", Direction),
+        )
+        limit = _limit(query.get("limit", ""))
+        after = _cursor(query.get("cursor", ""))
+        found = await self.book.list_settlements(narrow, after=after, limit=limit + 1)
+        body: dict[str, object] = {"settlements": [one.view() for one in found[:limit]]}
+        if len(found) > limit:
+            body["next_cursor"] = _cursor_after(found[:limit])
+        return Reply.json(200, body)
+
+    async def verify(self, _request: Request) -> Reply:
+        """Answer whether every link of the journal holds; reads it page by page."""
+        check = ChainCheck()
+        while page := await self.book.journal(check.tail.seq, _VERIFY_PAGE):
+            check.walk(page)
+        return Reply.json(
+            200,
+            {"valid": not check.errors, "errors": check.errors, "eventsChecked": check.count},
+        )
+
+
+def _word(request: Request, name: str, words: type[W]) -> W | None:
+    value = request.query.get(name)
+    if not value:
+        return None
+    if value not in list(words):
+        raise CallerError(f"{name} must be one of {', '.join(words)}")
+    return words(value)
+
+
+def _limit(text: str) -> int:
+    """Read a leading integer; what is none means the default, and the range is clamped."""
+    number = _LEADING_INTEGER.match(text)
+    return min(max(int(number[1]), 1), LIMIT_MAX) if number else LIMIT_DEFAULT
+
+
+def _cursor(text: str) -> tuple[datetime, str] | None:
+    if not text:
+        return None
+    instant, separator, settlement_id = text.partition("::")
+    at = parse_instant(instant)
+    if not separator or not settlement_id or at is None:
+        raise CallerError("the cursor is not one this list gave out", code="INVALID_CURSOR")
+    return at, settlement_id
+
+
+def _cursor_after(page: Sequence[Settlement]) -> str:
+    return f"{iso_instant(page[-1].created_at)}::{page[-1].settlement_id}"
+
+
+_TEXT = {"type": "string"}
+_INGEST_SCHEMA = {
+    "type": "object",
+    "required": [
+        "provider",
+        "external_payment_id",
+        "direction",
+        "status",
+        "account_id",
+        "amount_minor",
+        "currency",
+    ],
+    "properties": {
+        "provider": _TEXT,
+        "external_payment_id": _TEXT,
+        "direction": {"enum": list(Direction)},
+        "status": {"enum": list(Status)},
+        "account_id": _TEXT,
+        "amount_minor": {"type": "string", "pattern": "^[0-9]+$", "description": "minor units"},
+        "currency": {"type": "string", "pattern": "^[A-Za-z]{3}$"},
+        "metadata": {"type": "object"},
+        "network": _TEXT,
+        "rail": _TEXT,
+        "provider_created_at": _TEXT,
+        "provider_updated_at": _TEXT,
+        "settled_at": _TEXT,
+    },
+}

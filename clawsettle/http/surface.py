@@ -1,0 +1,273 @@
+"""One port's application: overload, guard, route, body, handler, error table, headers.
+
+The order is fixed: too many requests -> guard -> route -> body -> handler.
+
+Quart carries the request and the reply. Its routing is never asked, because it matches decoded
+paths, redirects slashes and answers OPTIONS and 405 by itself; nor is its body limit, because some
+of its versions look at the size of a chunked body only when it is whole.
+
+Source: webhook-forwarding contract section 1, ledger-api contract section 1.
+"""
+
+import inspect
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl
+
+import attrs
+import quart
+import structlog
+import trio
+from quart_trio import QuartTrio
+
+from clawsettle.domain.errors import CallerError, NotFoundError, Overloaded
+from clawsettle.http.errors import STATUS_BY_CODE, envelope, error_answer
+from clawsettle.http.routing import MalformedPath, Match, Reply, Request, Route, RouteTable
+
+Guard = Callable[[Request], Awaitable[None] | None]
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_INTAKE: Final = "clawsettle.intake"  # where the request's scope carries its body
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@attrs.frozen
+class Surface:
+    """What differs between the two ports, and the limits of one.
+
+    ``headers`` go onto every response. ``guard`` is asked before routing, with an empty body and
+    no path parameters, and refuses by raising; public routes pass it. ``malformed_path_code`` is
+    the answer to a path parameter that does not decode. ``body_timeout_s`` is the time the whole
+    body may take to arrive. ``request_max`` requests may be under way at once, the sending of
+    their answers included; each may hold ``body_max_bytes`` of memory.
+
+    Source: webhook-forwarding contract section 1, ledger-api contract section 1.
+    """
+
+    service: str
+    headers: Mapping[str, str]
+    json_type: str
+    guard: Guard | None = None
+    malformed_path_code: str = "INTERNAL_ERROR"
+    body_max_bytes: int = 1024 * 1024
+    body_timeout_s: float = 60.0
+    request_max: int = 512
+
+
+def build_app(routes: Iterable[Route], *, surface: Surface) -> QuartTrio:
+    """Return the ASGI application that answers ``routes`` and nothing else.
+
+    Whatever happens, the answer is the route's, or the error envelope, with the port's headers.
+
+    Raises ``ValueError`` for paths that are no templates and for routes that are the same.
+
+    Source: webhook-forwarding contract section 1.
+    """
+    app = QuartTrio(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = None
+    # A large answer to a slow reader is bounded by its progress, in the server.
+    app.config["RESPONSE_TIMEOUT"] = None
+    dispatcher = _Dispatcher(surface, RouteTable(routes))
+
+    async def answer() -> quart.Response:
+        reply = await dispatcher.answer(quart.request)
+        return quart.Response(reply.body, status=reply.status, headers=_headers(reply, surface))
+
+    # A before-request function that answers is the last word: Quart's routing is skipped.
+    app.before_request(answer)
+    # Quart's own way to put a layer around an application; its types name every kind of message.
+    frame: Any = _Frame(cast("AsgiApp", app.asgi_app), surface)
+    app.asgi_app = frame  # type: ignore[method-assign]
+    return app
+
+
+@attrs.frozen
+class _Dispatcher:
+    """Turns one Quart request into one reply; raises only ``Cancelled``."""
+
+    surface: Surface
+    routes: RouteTable
+
+    async def answer(self, incoming: quart.Request) -> Reply:
+        request = _request(cast("Scope", incoming.scope))
+        match = self.routes.find(request.method, request.path)
+        with structlog.contextvars.bound_contextvars(correlation_id=request.request_id):
+            try:
+                return await self._handle(request, match, incoming)
+            except Exception as error:  # noqa: BLE001 - the boundary: all become an envelope
+                return _error_reply(error, request, match.route.statuses if match else None)
+
+    async def _handle(
+        self, request: Request, match: Match | None, incoming: quart.Request
+    ) -> Reply:
+        if self.surface.guard is not None and not (match and match.route.public):
+            verdict = self.surface.guard(request)
+            if inspect.isawaitable(verdict):
+                await verdict
+        if match is None:
+            raise NotFoundError("no such route")
+        try:
+            params = match.params()
+        except MalformedPath:
+            return self._malformed_path()
+        if any("\0" in text for pair in request.query.items() for text in pair):
+            raise CallerError("the query contains U+0000")
+        intake: _Intake = cast("Scope", incoming.scope)[_INTAKE]
+        body = await intake.body(self.surface.body_timeout_s)
+        return await match.route.handler(attrs.evolve(request, params=params, body=body))
+
+    def _malformed_path(self) -> Reply:
+        # The caller's fault even where the contract calls it 500, so nothing goes to the log.
+        code = self.surface.malformed_path_code
+        return Reply.json(STATUS_BY_CODE[code], envelope("malformed escape in the path", code))
+
+
+class _Intake:
+    """Takes one request's body from the server, and holds no more of it than the cap.
+
+    Quart, whose receiving task drives this, sees only that the body has ended.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
+        self._receive: Final = receive
+        self._max_bytes: Final = max_bytes
+        self._data = bytearray()
+        self._settled: Final = trio.Event()  # whole, or too large
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        self._too_large = declared.isdigit() and int(declared) > max_bytes
+        if self._too_large:
+            self._settled.set()
+
+    async def receive(self) -> Message:
+        while (message := await self._receive())["type"] == "http.request":
+            self._take(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._settled.set()
+                return {"type": "http.request", "body": b"", "more_body": False}
+        return message
+
+    def _take(self, data: bytes) -> None:
+        if self._too_large:
+            return
+        self._data += data
+        if len(self._data) > self._max_bytes:
+            self._too_large = True
+            self._data.clear()
+            self._settled.set()
+
+    async def body(self, timeout_s: float) -> bytes:
+        """Return the whole body; refuse one that is too large or takes longer than this."""
+        with trio.move_on_after(timeout_s):
+            await self._settled.wait()
+        if not self._settled.is_set():
+            raise CallerError("the body took too long to arrive", code="REQUEST_TIMEOUT")
+        if self._too_large:
+            raise CallerError("the body is too large", code="PAYLOAD_TOO_LARGE")
+        return bytes(self._data)
+
+
+class _Frame:
+    """The outermost layer: counts requests under way, and answers what Quart cannot."""
+
+    def __init__(self, inner: AsgiApp, surface: Surface) -> None:
+        self._inner: Final = inner
+        self._surface: Final = surface
+        self._under_way_count = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+        elif self._under_way_count >= self._surface.request_max:
+            error = Overloaded("too many requests are under way")
+            await self._refuse(error, scope, receive, send)
+        else:
+            self._under_way_count += 1
+            try:
+                await self._answer(scope, receive, send)
+            finally:
+                self._under_way_count -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        intake = _Intake(scope, receive, self._surface.body_max_bytes)
+        try:
+            await self._inner({**scope, _INTAKE: intake}, intake.receive, watched)
+        except Exception as error:
+            if started:
+                raise
+            await self._refuse(error, scope, receive, send)
+
+    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = _error_reply(error, _request(scope), None)
+        headers = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in _headers(reply, self._surface).items()
+        ]
+        headers.append((b"content-length", b"%d" % len(reply.body)))
+        async with trio.open_nursery() as nursery:
+            # Nobody else takes the body: drop it as it comes, so that the answer is not lost to
+            # a reset of a connection with unread bytes.
+            nursery.start_soon(_discard, receive)
+            start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+            await send(start)
+            await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+            nursery.cancel_scope.cancel()
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _error_reply(error: Exception, request: Request, statuses: Mapping[str, int] | None) -> Reply:
+    answer = error_answer(error, correlation_id=request.request_id, statuses=statuses)
+    if answer.opaque:
+        _log.error(
+            "request_failed",
+            correlation_id=request.request_id,
+            method=request.method,
+            path=request.path,
+            code=answer.envelope["code"],
+            exc_info=error,
+        )
+    try:
+        return Reply.json(answer.status, answer.envelope, answer.headers)
+    except TypeError as unwritable:  # details that are no JSON: our fault, not the caller's
+        return _error_reply(unwritable, request, None)
+
+
+def _headers(reply: Reply, surface: Surface) -> dict[str, str]:
+    content_type = reply.content_type or surface.json_type
+    return {**reply.headers, "content-type": content_type, **surface.headers}
+
+
+def _request(scope: Scope) -> Request:
+    """Return the head of a request, without body and path parameters."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    query: dict[str, str] = {}
+    for name, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
+        query.setdefault(name, value)
+    raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+    return Request(
+        method=scope["method"],
+        path=raw_path.decode("latin-1"),
+        params={},
+        query=query,
+        headers=headers,
+        body=b"",
+        request_id=secrets.token_hex(16),
+    )
