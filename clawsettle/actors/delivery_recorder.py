@@ -1,0 +1,63 @@
+"""Keeps the log of deliveries: best effort, in the background, never in an answer's way.
+
+Owns: the delivery log's table.
+Guarantees: what it is told is written within about a second, unless storage fails or more comes
+than it may hold; then entries are dropped and counted. Old entries leave after their retention.
+Stops: on ``close``, after one last write.
+"""
+
+from attrs import define, field
+
+from clawsettle.actors.timer import Timer
+from clawsettle.domain.errors import StorageError
+from clawsettle.storage.delivery_log import DeliveryEntry, DeliveryLog
+
+_EXPIRE_BATCH = 1000
+
+
+@define(eq=False)
+class DeliveryRecorder:
+    """See the module. ``held_max`` bounds what waits to be written."""
+
+    log: DeliveryLog
+    held_max: int
+    every_s: float = 1.0
+    name: str = field(default="delivery_recorder", init=False)
+    dropped_count: int = field(default=0, init=False)
+    _held: list[DeliveryEntry] = field(factory=list, init=False)
+    _timer: Timer = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._timer = Timer(self.name, self.every_s)
+
+    def note(self, entry: DeliveryEntry) -> None:
+        """Take an entry; it is dropped and counted when too many wait."""
+        if len(self._held) >= self.held_max:
+            self.dropped_count += 1
+        else:
+            self._held.append(entry)
+
+    async def run(self) -> None:
+        """Write what was noted, and let old entries go, until closed."""
+        await self._timer.run(self._write)
+
+    def close(self) -> None:
+        """Write once more, then end."""
+        self._timer.stop()
+
+    def statistics(self) -> dict[str, int]:
+        """Return what waits to be written and what was dropped so far."""
+        return {"waiting": len(self._held), "dropped_count": self.dropped_count}
+
+    async def _write(self) -> bool:
+        if not self._held:
+            return False
+        entries, self._held = self._held, []
+        try:
+            await self.log.append(entries)
+        except StorageError:
+            self.dropped_count += len(entries)
+            raise
+        # Writing pays for forgetting: the log shrinks as fast as it can grow.
+        await self.log.expire(_EXPIRE_BATCH)
+        return False

@@ -1,0 +1,145 @@
+"""The embedded ledger's one writer.
+
+Owns: every change to the ledger's tables.
+Guarantees: a batch of requests is one transaction under the lock on the journal's tail, so
+requests see each other in order, on this daemon and on every other; an answer is given only after
+its commit.
+Stops: on ``close``, when what it was asked has been answered.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+from attrs import define, field
+
+from clawsettle.actors.mailbox import Ask, Mailbox
+from clawsettle.domain.errors import ClawsettleError, StorageError
+from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Refused, Unknown, read_answer
+from clawsettle.domain.ledger import Answer, Book, Command, decide
+from clawsettle.domain.settlements import parse_ingest
+from clawsettle.storage.ledger_book import LedgerBook
+
+_log = structlog.get_logger(__name__)
+
+Result = Answer | ClawsettleError
+_CREATED, _REPEATED = 201, 200
+
+
+def decide_all(book: Book, commands: Sequence[Command]) -> list[Result]:
+    """Decide commands in order; a refused one changes nothing and does not stop the next."""
+    results: list[Result] = []
+    for command in commands:
+        try:
+            results.append(decide(book, command))
+        except ClawsettleError as error:
+            results.append(error)
+    return results
+
+
+@define(eq=False)
+class LedgerKeeper:
+    """See the module.
+
+    ``batch_max`` bounds the commands of one commit, ``waiting_max`` those that wait. ``status_of``
+    is the ledger port's own table of statuses, so that a refusal looks the same from inside.
+    """
+
+    book: LedgerBook
+    status_of: Callable[[ClawsettleError], int]
+    batch_max: int
+    waiting_max: int
+    name: str = field(default="ledger_keeper", init=False)
+    _mailbox: Mailbox[Ask[Sequence[Command], Sequence[Result]]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._mailbox = Mailbox(self.waiting_max, size=lambda ask: len(ask.request))
+
+    async def ask(self, command: Command) -> Answer:
+        """Have one command decided and committed.
+
+        Raises: what ``decide`` raises, Overloaded, StorageUnavailable (outcome unknown) or
+        StorageError.
+        """
+        (result,) = await self.ask_all([command])
+        if isinstance(result, ClawsettleError):
+            raise result
+        return result
+
+    async def ask_all(self, commands: Sequence[Command]) -> Sequence[Result]:
+        """Have commands decided in order within one commit; see ``ask`` for what is raised."""
+        ask: Ask[Sequence[Command], Sequence[Result]] = Ask(commands)
+        self._mailbox.put(ask)
+        return await ask.reply.wait()
+
+    async def ingest(self, settlements: Sequence[Forwardable]) -> Sequence[LedgerOutcome]:
+        """Record settlements, as the ledger's HTTP route would; see clients.ledger.Ledger."""
+        parsed = [_parsed(settlement) for settlement in settlements]
+        commands = [item for item in parsed if not isinstance(item, ClawsettleError)]
+        answered = iter(await self.ask_all(commands) if commands else ())
+        return [
+            self._outcome(sent, item if isinstance(item, ClawsettleError) else next(answered))
+            for sent, item in zip(settlements, parsed, strict=True)
+        ]
+
+    async def run(self) -> None:
+        """Work until closed and drained."""
+        while asks := await self._mailbox.take(self.batch_max):
+            try:
+                await self._commit(asks)
+            except StorageError as error:
+                _log.warning("ledger_batch_failed", asks=len(asks), error=error.message)
+                for ask in asks:
+                    ask.reply.reject(error)
+            finally:
+                lost = StorageError("the ledger's keeper ended before the outcome was known")
+                for ask in asks:
+                    ask.reply.reject(lost)
+
+    def close(self) -> None:
+        """Take no more requests."""
+        self._mailbox.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many commands wait."""
+        return self._mailbox.statistics()
+
+    def _outcome(self, sent: Forwardable, result: Result) -> LedgerOutcome:
+        if isinstance(result, Answer):
+            return read_answer(sent, _CREATED if result.created else _REPEATED, result.body)
+        if isinstance(result, StorageError):
+            return Unknown(result.message)
+        return Refused(self.status_of(result), f"{result.code}: {result.message}")
+
+    async def _commit(self, asks: Sequence[Ask[Sequence[Command], Sequence[Result]]]) -> None:
+        """Commit a batch; when the database refuses one of it, commit each ask by itself."""
+        commands = [command for ask in asks for command in ask.request]
+        try:
+            results = await self.book.apply(commands, partial(decide_all, commands=commands))
+        except StorageError as error:
+            if error.retryable or len(asks) == 1:
+                raise
+            for ask in asks:
+                await self._commit_alone(ask)
+            return
+        answered = iter(results)
+        for ask in asks:
+            ask.reply.resolve([next(answered) for _ in ask.request])
+
+    async def _commit_alone(self, ask: Ask[Sequence[Command], Sequence[Result]]) -> None:
+        results: list[Result] = []
+        for command in ask.request:
+            one = [command]
+            try:
+                results += await self.book.apply(one, partial(decide_all, commands=one))
+            except StorageError as error:
+                _log.exception("ledger_command_refused_by_storage")
+                results.append(error)
+        ask.reply.resolve(results)
+
+
+def _parsed(settlement: Forwardable) -> Command | ClawsettleError:
+    try:
+        return parse_ingest(settlement.key, settlement.payload)
+    except ClawsettleError as error:
+        return error

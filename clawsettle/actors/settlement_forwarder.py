@@ -1,0 +1,248 @@
+"""Carries leased settlements to the ledger and records what came of it.
+
+Owns: the attempts of this daemon, from a leased row to its recorded result.
+Guarantees: a row is sent only while its lease runs, and recorded only while the lease is still
+ours; many are under way at once and one slow answer holds up no other; what ends together is
+recorded together. An attempt whose result cannot be recorded leaves the row to whoever claims it
+after the lease.
+Stops: on ``close``, when the attempts under way have been recorded.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from clawsettle.actors.mailbox import Mailbox, Reply
+from clawsettle.clients.ledger import Ledger
+from clawsettle.domain.errors import ClawsettleError, StorageError
+from clawsettle.domain.forwarding import (
+    AttemptOutcome,
+    AttemptResult,
+    Forwardable,
+    ForwardingState,
+    RetryPolicy,
+    Standing,
+    Unknown,
+    Unreadable,
+    judge,
+)
+from clawsettle.domain.stripe_events import idempotency_key
+from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
+
+_log = structlog.get_logger(__name__)
+
+Attempt = Reply[Standing | None]
+"""The result of an attempt under way; None when it ended without one that could be recorded."""
+
+
+@frozen(eq=False)
+class _Work:
+    """A leased row and the attempt that waits for it."""
+
+    row: LeasedRow
+    attempt: Attempt
+
+
+_Finished = tuple[_Work, AttemptResult]
+
+
+@define(eq=False)
+class SettlementForwarder:
+    """See the module.
+
+    ``capacity`` bounds the rows held here, ``in_flight_max`` the ledger calls under way, and
+    ``attempt_timeout_s`` each of them. ``when_roomy`` is called when a full forwarder has room
+    again.
+    """
+
+    outbox: SettlementOutbox
+    ledger: Ledger
+    policy: RetryPolicy
+    capacity: int
+    in_flight_max: int
+    attempt_timeout_s: float
+    when_roomy: Callable[[], None] = field(default=lambda: None)
+    name: str = field(default="settlement_forwarder", init=False)
+    lease_lost_count: int = field(default=0, init=False)
+    _under_way: set[_Work] = field(factory=set, init=False)
+    _latest: dict[str, Attempt] = field(factory=dict, init=False)
+    _waiting: Mailbox[_Work] = field(init=False)
+    _finished: Mailbox[_Finished] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._waiting = Mailbox(self.capacity)
+        self._finished = Mailbox(self.capacity)
+
+    @property
+    def room(self) -> int:
+        """Return how many more rows may be leased for this forwarder."""
+        return max(0, self.capacity - len(self._under_way))
+
+    def take(self, rows: Sequence[LeasedRow]) -> dict[str, Attempt]:
+        """Take leased rows and return their attempts; never more than ``room`` of them.
+
+        Raises: Overloaded when closed; the rows then wait for their leases to end.
+        """
+        taken: dict[str, Attempt] = {}
+        for row in rows:
+            work = _Work(row, Attempt())
+            self._waiting.put(work)
+            self._under_way.add(work)
+            taken[row.event_id] = self._latest[row.event_id] = work.attempt
+        return taken
+
+    def attempt_of(self, event_id: str) -> Attempt | None:
+        """Return the attempt under way here for an event, if there is one."""
+        return self._latest.get(event_id)
+
+    async def run(self) -> None:
+        """Work until closed and drained."""
+        slots = trio.CapacityLimiter(self.in_flight_max)
+        try:
+            async with trio.open_nursery() as recorder:
+                recorder.start_soon(self._record)
+                async with trio.open_nursery() as attempts:
+                    await self._start_attempts(attempts, slots)
+                self._finished.close()
+        finally:
+            for work in list(self._under_way):
+                self._settle(work, None)
+            self._finished = Mailbox(self.capacity)
+
+    def close(self) -> None:
+        """Take no more rows."""
+        self._waiting.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return what is under way and how many leases were lost so far."""
+        return {
+            "under_way": len(self._under_way),
+            "capacity": self.capacity,
+            "lease_lost_count": self.lease_lost_count,
+        }
+
+    async def _start_attempts(self, nursery: trio.Nursery, slots: trio.CapacityLimiter) -> None:
+        while True:
+            slot = object()
+            await slots.acquire_on_behalf_of(slot)
+            works = await self._waiting.take(self.ledger.batch_max)
+            if not works:
+                return
+
+            async def attempt(works: Sequence[_Work] = works, slot: object = slot) -> None:
+                try:
+                    await self._attempt(works)
+                finally:
+                    slots.release_on_behalf_of(slot)
+
+            nursery.start_soon(attempt)
+
+    async def _attempt(self, works: Sequence[_Work]) -> None:
+        """Send rows whose leases still run, and hand on what came of them."""
+        now = trio.current_time()
+        sendable: list[tuple[_Work, Forwardable]] = []
+        for work in works:
+            if work.row.lease_ends <= now:
+                self._lose(work)
+            elif (settlement := _readable(work.row)) is None:
+                self._finish(work, Unreadable("the stored payload cannot be read"))
+            else:
+                sendable.append((work, settlement))
+        if not sendable:
+            return
+        # An attempt ends before its lease can, so that nobody else sends the row meanwhile.
+        lease_ends = min(work.row.lease_ends for work, _ in sendable)
+        outcomes: Sequence[AttemptOutcome] = [Unknown("the ledger did not answer in time")] * len(
+            sendable
+        )
+        with trio.move_on_at(min(now + self.attempt_timeout_s, lease_ends)):
+            outcomes = await self._send([settlement for _, settlement in sendable])
+        for (work, _), outcome in zip(sendable, outcomes, strict=True):
+            self._finish(work, outcome)
+
+    async def _send(self, settlements: Sequence[Forwardable]) -> Sequence[AttemptOutcome]:
+        try:
+            return await self.ledger.ingest(settlements)
+        except ClawsettleError as error:
+            return [Unknown(f"{error.code}: {error.message}")] * len(settlements)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the row must not be lost sight of
+            _log.exception("ledger_call_failed", settlements=len(settlements))
+            return [Unknown("the ledger call failed")] * len(settlements)
+
+    def _finish(self, work: _Work, outcome: AttemptOutcome) -> None:
+        row = work.row
+        result = judge(
+            row.state, outcome, event_id=row.event_id, attempts=row.attempts, policy=self.policy
+        )
+        self._finished.put((work, result))
+
+    async def _record(self) -> None:
+        while finished := await self._finished.take(self.capacity):
+            try:
+                due = await self.outbox.finish([(work.row, result) for work, result in finished])
+            except StorageError as error:
+                _log.warning("attempts_not_recorded", rows=len(finished), error=error.message)
+                for work, _ in finished:
+                    self._settle(work, None)
+                continue
+            for work, result in finished:
+                if work.row.event_id not in due:
+                    self._lose(work)
+                    continue
+                _report(work.row, result)
+                standing = Standing(
+                    result.state,
+                    due[work.row.event_id],
+                    result.ledger_status,
+                    result.settlement_id,
+                )
+                self._settle(work, standing)
+
+    def _lose(self, work: _Work) -> None:
+        self.lease_lost_count += 1
+        _log.warning("lease_lost", event_id=work.row.event_id, attempts=work.row.attempts)
+        self._settle(work, None)
+
+    def _settle(self, work: _Work, standing: Standing | None) -> None:
+        was_full = not self.room
+        self._under_way.discard(work)
+        if self._latest.get(work.row.event_id) is work.attempt:
+            del self._latest[work.row.event_id]
+        work.attempt.resolve(standing)
+        if was_full:
+            self.when_roomy()
+
+
+def _readable(row: LeasedRow) -> Forwardable | None:
+    try:
+        payload = json.loads(row.payload)
+    except ValueError:
+        return None
+    if not isinstance(payload, dict):
+        return None
+    return Forwardable(idempotency_key(row.event_id), payload)
+
+
+def _report(row: LeasedRow, result: AttemptResult) -> None:
+    if result.state is ForwardingState.FORWARDED:
+        _log.info(
+            "settlement_forwarded",
+            event_id=row.event_id,
+            settlement_id=result.settlement_id,
+            attempts=row.attempts,
+        )
+        return
+    level = _log.error if result.state is ForwardingState.DEAD else _log.warning
+    level(
+        f"settlement_{result.state}",
+        event_id=row.event_id,
+        attempts=row.attempts,
+        ledger_status=result.ledger_status,
+        code=result.error_code,
+        reason=result.error_message,
+        blame=result.blame,
+        retry_in_s=result.retry_in_s,
+    )

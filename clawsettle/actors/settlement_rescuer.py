@@ -1,0 +1,109 @@
+"""Claims the settlements that are due: waiting ones, and those whose holder let go of them.
+
+Owns: no rows of its own; it leases due rows and hands them to the forwarder.
+Guarantees: a row whose time has come, or whose lease has run out on any daemon, is claimed within
+one poll interval, as far as the forwarder has room. Nothing depends on who held it before.
+Stops: on ``close``, after the claim under way.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
+from clawsettle.actors.timer import Timer
+from clawsettle.domain.forwarding import ForwardingState, Standing
+from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
+
+_log = structlog.get_logger(__name__)
+_REMAINING_MAX = 10_000
+
+
+@frozen
+class RetrySummary:
+    """What a retry on request came to; ``remaining`` counts what is still due or under way."""
+
+    attempted: int
+    forwarded: int
+    failed: int
+    remaining: int
+
+
+@define(eq=False)
+class SettlementRescuer:
+    """See the module. ``poll_s`` is the interval, ``batch_max`` the most rows of one claim."""
+
+    outbox: SettlementOutbox
+    forwarder: SettlementForwarder
+    batch_max: int
+    poll_s: float
+    name: str = field(default="settlement_rescuer", init=False)
+    rescued_count: int = field(default=0, init=False)
+    _timer: Timer = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._timer = Timer(self.name, self.poll_s)
+
+    def ring(self) -> None:
+        """Have it look soon."""
+        self._timer.ring()
+
+    async def run(self) -> None:
+        """Claim what is due until closed."""
+        await self._timer.run(self._claim)
+
+    def close(self) -> None:
+        """Claim no more."""
+        self._timer.stop()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many rows were taken over from a holder that let its lease run out."""
+        return {"rescued_count": self.rescued_count}
+
+    async def retry(
+        self, *, limit: int, force: bool, event_id: str | None, budget_s: float
+    ) -> RetrySummary:
+        """Attempt rows now, in the caller's task, for at most ``budget_s`` seconds.
+
+        With ``event_id`` that row alone, and with ``force`` also before its time or when it is
+        dead; a row that somebody is working on is left to them.
+        """
+        room = min(limit, self.forwarder.room)
+        if not room:
+            rows: list[LeasedRow] = []
+        elif event_id is None:
+            rows = await self.outbox.claim_due(room, force=force)
+        else:
+            rows = await self.outbox.claim([event_id], force=force)
+        attempts = self.forwarder.take(rows)
+        with trio.move_on_after(budget_s):
+            async with trio.open_nursery() as nursery:
+                results: list[Standing | None] = []
+                for attempt in attempts.values():
+                    nursery.start_soon(_collect, attempt, results)
+        forwarded = sum(r is not None and r.state is ForwardingState.FORWARDED for r in results)
+        remaining = len(rows) - len(results)
+        if event_id is None:
+            remaining += await self.outbox.count_due(_REMAINING_MAX)
+        return RetrySummary(len(rows), forwarded, len(results) - forwarded, remaining)
+
+    async def _claim(self) -> bool:
+        room = min(self.batch_max, self.forwarder.room)
+        if not room:
+            return False
+        rows = await self.outbox.claim_due(room)
+        self.forwarder.take(rows)
+        self._count_rescued(rows)
+        return len(rows) == room
+
+    def _count_rescued(self, rows: Sequence[LeasedRow]) -> None:
+        rescued = [row for row in rows if row.rescued]
+        self.rescued_count += len(rescued)
+        for row in rescued:
+            _log.warning("settlement_rescued", event_id=row.event_id, attempts=row.attempts)
+
+
+async def _collect(attempt: Attempt, results: list[Standing | None]) -> None:
+    results.append(await attempt.wait())

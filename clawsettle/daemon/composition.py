@@ -1,0 +1,263 @@
+"""The composition root: every part of a daemon, put together, started and stopped in order.
+
+Start: database, its checks, migrations, actors, HTTP. Stop: HTTP answers what is under way and
+takes no more, then each actor drains after those that feed it, then the database closes; all of it
+within ``[daemon] drain_s``. What has not ended by then is cut: rows are leased, so nothing is lost.
+"""
+
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import cast
+
+import structlog
+import trio
+from attrs import frozen
+from quart_trio import QuartTrio
+
+from clawsettle import __version__
+from clawsettle.actors.delivery_recorder import DeliveryRecorder
+from clawsettle.actors.ledger_keeper import LedgerKeeper
+from clawsettle.actors.settlement_forwarder import SettlementForwarder
+from clawsettle.actors.settlement_rescuer import SettlementRescuer
+from clawsettle.actors.supervisor import Actor, Supervised
+from clawsettle.actors.webhook_intake import WebhookIntake
+from clawsettle.clients.ledger import HttpLedger, Ledger
+from clawsettle.config import Address, Settings, missing_for_serving
+from clawsettle.domain.errors import ConfigError
+from clawsettle.domain.forwarding import RetryPolicy
+from clawsettle.http.auth import ledger_guard
+from clawsettle.http.errors import error_status
+from clawsettle.http.forwarding import RetryRoute
+from clawsettle.http.ledger_api import LedgerRoutes
+from clawsettle.http.openapi import openapi_document
+from clawsettle.http.routing import Route
+from clawsettle.http.server import serve_http
+from clawsettle.http.status import Readiness, StatusRoutes
+from clawsettle.http.surface import AsgiApp, Surface, build_app
+from clawsettle.http.webhook import WebhookRoute
+from clawsettle.storage.bridge import Database, open_database
+from clawsettle.storage.delivery_log import DeliveryLog
+from clawsettle.storage.ledger_book import LedgerBook
+from clawsettle.storage.migrate import apply_migrations, check_server
+from clawsettle.storage.settlement_outbox import SettlementOutbox
+
+_log = structlog.get_logger(__name__)
+
+INTAKE_BATCH_MAX = 256
+CLAIM_BATCH_MAX = 500
+DELIVERIES_HELD_MAX = 10_000
+_LEDGER_VERSION = "1.0.0"
+# Shares of the drain time by which each stage must be over, so that the whole fits into it.
+_HTTP_SHARE, _ACTORS_SHARE = 0.7, 0.8
+
+SECURITY_SCHEMES: Mapping[str, Mapping[str, object]] = {
+    "settleAdmin": {"type": "http", "scheme": "bearer", "description": "a settle-admin key"},
+    "ledgerAdmin": {"type": "http", "scheme": "bearer", "description": "a ledger admin key"},
+}
+
+
+@frozen(eq=False)
+class Parts:
+    """What a running daemon is made of; actors in the order in which they must stop."""
+
+    app: QuartTrio
+    ledger_app: QuartTrio | None
+    actors: tuple[Supervised, ...]
+    readiness: Readiness
+    http_ledger: HttpLedger | None = None
+
+
+@frozen
+class Addresses:
+    """Where a daemon listens; no ledger address when the ledger is somebody else's."""
+
+    settle: Address
+    ledger: Address | None
+
+
+def assemble(settings: Settings, database: Database) -> Parts:
+    """Put a daemon's parts together; starts nothing."""
+    forwarding = settings.forwarding
+    outbox = SettlementOutbox(database, forwarding.lease_s)
+    ledger, keeper, http_ledger = _ledger(settings, database)
+    forwarder = SettlementForwarder(
+        outbox,
+        ledger,
+        RetryPolicy(forwarding.retry_base_s, forwarding.retry_max_s, forwarding.attempts_max),
+        capacity=forwarding.mailbox_max,
+        in_flight_max=forwarding.in_flight_max,
+        attempt_timeout_s=forwarding.attempt_timeout_s,
+    )
+    rescuer = SettlementRescuer(outbox, forwarder, CLAIM_BATCH_MAX, forwarding.poll_s)
+    forwarder.when_roomy = rescuer.ring
+    intake = WebhookIntake(outbox, forwarder, INTAKE_BATCH_MAX, forwarding.mailbox_max)
+    recorder = DeliveryRecorder(
+        DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
+    )
+    actors: list[Actor] = [rescuer, intake, forwarder, recorder]
+    if keeper is not None:
+        actors.insert(3, keeper)
+    supervised = tuple(Supervised(actor) for actor in actors)
+    readiness = Readiness(outbox, supervised)
+    return Parts(
+        app=_settle_app(settings, intake, recorder, rescuer, readiness),
+        ledger_app=_ledger_app(settings, keeper) if keeper else None,
+        actors=supervised,
+        readiness=readiness,
+        http_ledger=http_ledger,
+    )
+
+
+async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None]) -> None:
+    """Run a daemon until SIGTERM or SIGINT; ``announce`` is told the addresses once it is ready.
+
+    A second signal stops it at once.
+
+    Raises: ConfigError for what an operator must mend, StorageUnavailable when the database cannot
+    be reached at start, an exception group when an actor failed too often.
+    """
+    if problems := missing_for_serving(settings):
+        raise ConfigError(problems)
+    assert settings.database.url is not None  # noqa: S101 - missing_for_serving has looked
+    async with AsyncExitStack() as stack:
+        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
+        database = await stack.enter_async_context(
+            open_database(
+                settings.database.url.reveal(),
+                pool_max=settings.database.pool_max,
+                statement_timeout_s=settings.database.statement_timeout_s,
+            )
+        )
+        await check_server(database)
+        for migration in await apply_migrations(database):
+            _log.info("migration_applied", migration=migration.name)
+        parts = assemble(settings, database)
+        if parts.http_ledger is not None:
+            stack.push_async_callback(parts.http_ledger.close)
+        async with trio.open_nursery() as nursery:
+            for supervised in reversed(parts.actors):
+                await nursery.start(supervised.run)
+            stop = trio.Event()
+            addresses, ended = await _listen(settings, parts, stop, nursery)
+            announce(addresses)
+            await _signalled(signals)
+            parts.readiness.draining = True
+            nursery.start_soon(_cut_when_signalled_again, signals, nursery.cancel_scope)
+            with trio.move_on_after(settings.daemon.drain_s * _ACTORS_SHARE) as bound:
+                stop.set()
+                for server in ended:
+                    await server.wait()
+                for supervised in parts.actors:
+                    await supervised.stop()
+            if bound.cancelled_caught:
+                _log.warning("drain_cut", drain_s=settings.daemon.drain_s)
+            nursery.cancel_scope.cancel()
+    _log.info("stopped")
+
+
+async def _signalled(signals: AsyncIterator[int]) -> None:
+    async for number in signals:
+        _log.info("signalled", signal=signal.Signals(number).name)
+        return
+
+
+async def _cut_when_signalled_again(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    await _signalled(signals)
+    scope.cancel()
+
+
+async def _listen(
+    settings: Settings, parts: Parts, stop: trio.Event, nursery: trio.Nursery
+) -> tuple[Addresses, list[trio.Event]]:
+    """Start the HTTP servers; return where they listen, and an event for the end of each."""
+    ended: list[trio.Event] = []
+
+    async def listen(app: QuartTrio, bind: Address) -> Address:
+        over = trio.Event()
+        ended.append(over)
+
+        async def serve(*, task_status: trio.TaskStatus[int]) -> None:
+            await serve_http(
+                cast("AsgiApp", app),
+                host=bind.host,
+                port=bind.port,
+                drain_s=settings.daemon.drain_s * _HTTP_SHARE,
+                stop=stop,
+                task_status=task_status,
+            )
+            over.set()
+
+        return Address(bind.host, await nursery.start(serve))
+
+    ledger = None
+    if parts.ledger_app is not None:
+        ledger = await listen(parts.ledger_app, settings.ledger.bind)
+    return Addresses(await listen(parts.app, settings.daemon.bind), ledger), ended
+
+
+def _ledger(
+    settings: Settings, database: Database
+) -> tuple[Ledger, LedgerKeeper | None, HttpLedger | None]:
+    """Return the ledger the mode names, and whichever of the two it is."""
+    if settings.ledger.mode == "embedded":
+        keeper = LedgerKeeper(
+            LedgerBook(database, settings.ledger.currency),
+            error_status,
+            settings.ledger.batch_max,
+            settings.forwarding.mailbox_max,
+        )
+        return keeper, keeper, None
+    assert settings.ledger.base_url is not None  # noqa: S101 - missing_for_serving has looked
+    remote = HttpLedger(
+        settings.ledger.base_url,
+        settings.ledger.admin_keys[0].reveal(),
+        connect_timeout_s=settings.ledger.connect_timeout_s,
+        read_timeout_s=settings.forwarding.attempt_timeout_s,
+        connections_max=settings.forwarding.in_flight_max,
+    )
+    return remote, None, remote
+
+
+def _settle_app(
+    settings: Settings,
+    intake: WebhookIntake,
+    recorder: DeliveryRecorder,
+    rescuer: SettlementRescuer,
+    readiness: Readiness,
+) -> QuartTrio:
+    surface = Surface(
+        service="clawsettle",
+        headers={"x-clawsettle-version": settings.daemon.version_header},
+        json_type="application/json; charset=utf-8",
+        body_max_bytes=settings.daemon.body_max_bytes,
+        request_max=settings.daemon.request_max,
+    )
+    routes: list[Route] = []
+    document: dict[str, object] = {}
+    status = StatusRoutes(readiness, lambda: document, lambda: routes)
+    routes += status.routes()
+    routes.append(WebhookRoute(intake, recorder, settings.stripe, settings.forwarding).route())
+    routes.append(RetryRoute(rescuer, settings.admin, settings.forwarding).route())
+    document |= openapi_document(
+        routes,
+        surface,
+        title="clawsettle",
+        version=__version__,
+        description="Stripe events reach a double-entry ledger exactly once.",
+        security_schemes=SECURITY_SCHEMES,
+    )
+    return build_app(routes, surface=surface)
+
+
+def _ledger_app(settings: Settings, keeper: LedgerKeeper) -> QuartTrio:
+    surface = Surface(
+        service="ledger",
+        headers={"x-ledger-version": _LEDGER_VERSION},
+        json_type="application/json",
+        guard=ledger_guard(settings.ledger.admin_keys),
+        malformed_path_code="INVALID_REQUEST",
+        body_max_bytes=settings.daemon.body_max_bytes,
+        request_max=settings.daemon.request_max,
+    )
+    return build_app(LedgerRoutes(keeper, keeper.book).routes(), surface=surface)

@@ -1,0 +1,91 @@
+"""``clawsettle dev``: a whole daemon on a laptop, with nothing installed and nothing configured.
+
+The database and the ledger are embedded and live in the state directory; secrets that are not
+given are generated once and kept there.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import trio
+from attrs import evolve
+
+from clawsettle.config import Secret, Settings, load
+from clawsettle.daemon.composition import Addresses, run_daemon
+from clawsettle.daemon.logs import configure_logs
+from clawsettle.daemon.state_dir import DaemonFacts, generated_secrets, write_facts
+from clawsettle.domain.errors import StorageUnavailable
+from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
+
+_log = structlog.get_logger(__name__)
+_WATCH_S = 0.5
+
+
+async def develop(state_dir: Path, config: Path | None, overrides: Mapping[str, object]) -> None:
+    """Run a daemon on ``state_dir`` until SIGTERM or SIGINT; logs ``ready`` once it is.
+
+    Raises: as ``run_daemon`` does, and ConfigError when the state directory cannot be used.
+    """
+    given = load(config, environ=os.environ, overrides=overrides).settings
+    configure_logs(given.log.level, given.log.format)
+    environ = {**os.environ, **generated_secrets(state_dir, given)}
+    settings = load(config, environ=environ, overrides=overrides).settings
+    if settings.database.url is not None:
+        await _run(settings, state_dir)
+        return
+    async with embedded_postgres(state_dir) as server:
+        _log.info("embedded_postgres_started", pid=server.pid, data=str(server.data_dir))
+        database = evolve(settings.database, url=Secret(server.dsn))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, server)
+            await _run(evolve(settings, database=database), state_dir)
+            nursery.cancel_scope.cancel()
+
+
+async def _run(settings: Settings, state_dir: Path) -> None:
+    def announce(addresses: Addresses) -> None:
+        ledger_url = addresses.ledger.url if addresses.ledger else settings.ledger.base_url
+        write_facts(
+            state_dir,
+            DaemonFacts(
+                base_url=addresses.settle.url,
+                ledger_base_url=ledger_url,
+                webhook_secret=_first(settings.stripe.webhook_secrets),
+                admin_key=_first(settings.admin.keys),
+                ledger_admin_key=_first(settings.ledger.admin_keys),
+                environment=settings.stripe.environment,
+            ),
+        )
+        _log.info(
+            "ready",
+            address=addresses.settle.url,
+            ledger_address=ledger_url,
+            # "try" is the command to paste: the program as it was started, the directory in use.
+            **{"try": f"{_program()} send payment_intent.succeeded --state-dir {state_dir}"},
+        )
+
+    await run_daemon(settings, announce=announce)
+
+
+async def _watch(server: EmbeddedServer) -> None:
+    """End the daemon when its database has ended: the next start recovers it."""
+    while server.process.poll() is None:  # noqa: ASYNC110 - a child's end sets no event
+        await trio.sleep(_WATCH_S)
+    raise StorageUnavailable(f"the embedded PostgreSQL ended by itself; see {server.log_path}")
+
+
+def _first(secrets: tuple[Secret, ...]) -> str | None:
+    return secrets[0].reveal() if secrets else None
+
+
+def _program() -> str:
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return f"{sys.executable} -m clawsettle"
+    try:
+        return str(started.relative_to(Path.cwd()))
+    except ValueError:
+        return str(started)
