@@ -22,7 +22,7 @@ app = App(
     name="clawsettle",
     version=__version__,
     help="Carry Stripe's money events to a double-entry ledger, exactly once.",
-    help_format="plaintext",
+    help_format="markdown",
     help_epilogue="Exit codes: 0 done, 1 failed or refused, 2 wrong command or configuration.",
 )
 config_app = App(name="config", help="Look at the configuration.")
@@ -175,6 +175,7 @@ def send(
     event_type: Annotated[
         str, Parameter(help="Such as payment_intent.succeeded, charge.refunded, payout.paid.")
     ],
+    /,
     *,
     amount: Annotated[int, Parameter(help="In minor units (cents).")] = 2500,
     currency: str = "usd",
