@@ -17,6 +17,7 @@ from clawsettle.domain.errors import IllegalTransition
 ERROR_MESSAGE_MAX = 500
 _JITTER = 0.2
 _ECHOED = ("provider", "external_payment_id", "direction", "account_id", "amount_minor", "currency")
+_FAILED_PAYIN = ("payin", "failed")
 _OK, _REDIRECT = 200, 300
 _BAD_REQUEST = 400
 _FINAL_STATUSES = frozenset({_BAD_REQUEST, 409, 422})
@@ -170,7 +171,11 @@ def read_answer(sent: Forwardable, ledger_status: int, body: object) -> LedgerOu
     settlement_id = settlement.get("id")
     if not isinstance(settlement_id, str) or not settlement_id:
         return Unknown("the ledger's answer names no settlement id", ledger_status)
+    moves_nothing = (sent.payload.get("direction"), sent.payload.get("status")) == _FAILED_PAYIN
     for name in _ECHOED:
+        # The payment may have succeeded since, for another amount: that is the better news.
+        if name == "amount_minor" and moves_nothing:
+            continue
         if settlement.get(name) != sent.payload.get(name):
             return Unknown(f"the ledger's answer is about another {name}", ledger_status)
     return Accepted(ledger_status, settlement_id)
