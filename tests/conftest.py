@@ -31,10 +31,10 @@ class Postgres:
     _admin: Database
     _token: trio.lowlevel.TrioToken
 
-    def create_database(self, template: str) -> str:
+    def create_database(self, template: str, options: str = "STRATEGY file_copy") -> str:
         """Clone a database and return its name."""
         name = f"test_{os.getpid()}_{next(_names)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} {options}")
         return name
 
     def execute(self, sql: str) -> None:

@@ -116,6 +116,7 @@ def migrate(
     database_url: Annotated[
         str | None, Parameter(help="The database; else [database] url or DATABASE_URL.")
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Bring the database's schema up to date, and say what was applied.
 
@@ -132,11 +133,11 @@ def migrate(
             raise ConfigError(["no database: give --database-url, [database] url or DATABASE_URL"])
         async with open_database(settings.database.url.reveal(), pool_max=1) as database:
             await check_server(database)
-            applied = await apply_migrations(database)
-        for migration in applied:
-            print(f"applied {migration.name}")
-        if not applied:
-            print("the schema is current")
+            applied = [migration.name for migration in await apply_migrations(database)]
+        if json:
+            _print_json({"applied": applied})
+        else:
+            print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 
     _run(bring_up_to_date)
 

@@ -88,6 +88,8 @@ async def test_migrate_applies_once(empty_database: str) -> None:
     ]
     second = await run("migrate", environ={"DATABASE_URL": empty_database})
     assert second.stdout == "the schema is current\n"
+    third = await run("migrate", "--json", environ={"DATABASE_URL": empty_database})
+    assert json.loads(third.stdout) == {"applied": []}
 
 
 async def test_migrate_refuses_a_newer_schema(database_url: str) -> None:

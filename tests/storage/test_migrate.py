@@ -12,6 +12,7 @@ from clawsettle.storage.migrate import (
     known_migrations,
     pending_migrations,
 )
+from tests.conftest import Postgres
 
 
 async def test_four_daemons_at_once_apply_each_migration_once(empty_database: str) -> None:
@@ -54,6 +55,18 @@ async def test_a_server_that_would_lose_commits_is_refused(database_url: str) ->
         )
     async with open_database(database_url) as database:
         with pytest.raises(ConfigError, match="synchronous_commit"):
+            await check_server(database)
+
+
+@pytest.fixture
+def ascii_database(postgres: Postgres) -> str:
+    name = postgres.create_database("template0", "ENCODING 'SQL_ASCII' LOCALE 'C'")
+    return postgres.server.dsn_of(name)
+
+
+async def test_a_database_that_is_not_utf8_is_refused(ascii_database: str) -> None:
+    async with open_database(ascii_database) as database:
+        with pytest.raises(ConfigError, match="must be UTF8, it is SQL_ASCII"):
             await check_server(database)
 
 
