@@ -6,12 +6,14 @@ than it may hold; then entries are dropped and counted. Old entries leave after 
 Stops: on ``close``, after one last write.
 """
 
+import structlog
 from attrs import define, field
 
 from clawsettle.actors.timer import Timer
 from clawsettle.domain.errors import StorageError
 from clawsettle.storage.delivery_log import DeliveryEntry, DeliveryLog
 
+_log = structlog.get_logger(__name__)
 _EXPIRE_BATCH = 1000
 
 
@@ -50,14 +52,14 @@ class DeliveryRecorder:
         return {"waiting": len(self._held), "dropped_count": self.dropped_count}
 
     async def _write(self) -> bool:
-        if not self._held:
-            return False
         entries, self._held = self._held, []
         try:
-            await self.log.append(entries)
-        except StorageError:
+            if entries:
+                await self.log.append(entries)
+            # At least as many may go as have come, so the log cannot outgrow its retention.
+            expired = await self.log.expire(_EXPIRE_BATCH + len(entries))
+        except StorageError as error:
             self.dropped_count += len(entries)
-            raise
-        # Writing pays for forgetting: the log shrinks as fast as it can grow.
-        await self.log.expire(_EXPIRE_BATCH)
-        return False
+            _log.warning("delivery_log_failed", entries=len(entries), error=error.message)
+            return False
+        return expired > len(entries)

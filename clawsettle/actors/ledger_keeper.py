@@ -109,7 +109,7 @@ class LedgerKeeper:
             return read_answer(sent, _CREATED if result.created else _REPEATED, result.body)
         if isinstance(result, StorageError):
             return Unknown(result.message)
-        return Refused(self.status_of(result), f"{result.code}: {result.message}")
+        return Refused(self.status_of(result), f"{result.code}: {result.message}", result.code)
 
     async def _commit(self, asks: Sequence[Ask[Sequence[Command], Sequence[Result]]]) -> None:
         """Commit a batch; when the database refuses one of it, commit each ask by itself."""
@@ -117,7 +117,7 @@ class LedgerKeeper:
         try:
             results = await self.book.apply(commands, partial(decide_all, commands=commands))
         except StorageError as error:
-            if error.retryable or len(asks) == 1:
+            if error.retryable or len(commands) == 1:
                 raise
             for ask in asks:
                 await self._commit_alone(ask)

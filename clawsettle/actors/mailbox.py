@@ -4,6 +4,7 @@ Nothing here waits for room: a full mailbox refuses, so that pressure shows at t
 memory. The order of a mailbox is the order of arrival.
 """
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -42,7 +43,8 @@ class Reply(Generic[T]):
         """Return the answer when it is there, or raise the error that was given."""
         await self._done.wait()
         if self._error is not None:
-            raise self._error
+            # Each waiter raises its own: a shared one would grow by every traceback.
+            raise copy.copy(self._error)
         return self._value  # type: ignore[return-value]
 
 

@@ -9,7 +9,8 @@ Stops: on ``close``, when the attempts under way have been recorded.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 import trio
@@ -38,6 +39,27 @@ Attempt = Reply[Standing | None]
 """The result of an attempt under way; None when it ended without one that could be recorded."""
 
 
+@define(eq=False)
+class Seats:
+    """Room in the forwarder that is set aside before rows are leased, so that they always fit."""
+
+    count: int
+    _forwarder: "SettlementForwarder"
+
+    def take(self, rows: Sequence[LeasedRow]) -> dict[str, Attempt]:
+        """Seat leased rows, at most ``count`` in all, and return their attempts by event id.
+
+        Raises: Overloaded when the forwarder is closed; the rows wait for their leases to end.
+        """
+        assert len(rows) <= self.count  # noqa: S101 - whoever claims is told how many
+        return {row.event_id: self._seat(row) for row in rows}
+
+    def _seat(self, row: LeasedRow) -> Attempt:
+        attempt = self._forwarder.start(row)
+        self.count -= 1
+        return attempt
+
+
 @frozen(eq=False)
 class _Work:
     """A leased row and the attempt that waits for it."""
@@ -53,9 +75,9 @@ _Finished = tuple[_Work, AttemptResult]
 class SettlementForwarder:
     """See the module.
 
-    ``capacity`` bounds the rows held here, ``in_flight_max`` the ledger calls under way, and
-    ``attempt_timeout_s`` each of them. ``when_roomy`` is called when a full forwarder has room
-    again.
+    ``capacity`` bounds the rows held here: no more than can be sent before their leases end.
+    ``in_flight_max`` bounds the ledger calls under way, ``attempt_timeout_s`` each of them.
+    ``when_roomy`` is called when a full forwarder has room again.
     """
 
     outbox: SettlementOutbox
@@ -68,6 +90,7 @@ class SettlementForwarder:
     name: str = field(default="settlement_forwarder", init=False)
     lease_lost_count: int = field(default=0, init=False)
     _under_way: set[_Work] = field(factory=set, init=False)
+    _reserved: int = field(default=0, init=False)
     _latest: dict[str, Attempt] = field(factory=dict, init=False)
     _waiting: Mailbox[_Work] = field(init=False)
     _finished: Mailbox[_Finished] = field(init=False)
@@ -79,20 +102,29 @@ class SettlementForwarder:
     @property
     def room(self) -> int:
         """Return how many more rows may be leased for this forwarder."""
-        return max(0, self.capacity - len(self._under_way))
+        return max(0, self.capacity - len(self._under_way) - self._reserved)
 
-    def take(self, rows: Sequence[LeasedRow]) -> dict[str, Attempt]:
-        """Take leased rows and return their attempts; never more than ``room`` of them.
+    @contextmanager
+    def reserve(self, most: int) -> Iterator[Seats]:
+        """Set aside up to ``most`` seats while rows for them are leased; the rest is given back."""
+        seats = Seats(min(most, self.room), self)
+        self._reserved += seats.count
+        try:
+            yield seats
+        finally:
+            was_full = not self.room
+            self._reserved -= seats.count
+            if was_full and seats.count:
+                self.when_roomy()
 
-        Raises: Overloaded when closed; the rows then wait for their leases to end.
-        """
-        taken: dict[str, Attempt] = {}
-        for row in rows:
-            work = _Work(row, Attempt())
-            self._waiting.put(work)
-            self._under_way.add(work)
-            taken[row.event_id] = self._latest[row.event_id] = work.attempt
-        return taken
+    def start(self, row: LeasedRow) -> Attempt:
+        """Start a row's attempt on a reserved seat; see ``Seats.take``."""
+        work = _Work(row, Attempt())
+        self._waiting.put(work)
+        self._reserved -= 1
+        self._under_way.add(work)
+        self._latest[row.event_id] = work.attempt
+        return work.attempt
 
     def attempt_of(self, event_id: str) -> Attempt | None:
         """Return the attempt under way here for an event, if there is one."""
@@ -141,11 +173,14 @@ class SettlementForwarder:
             nursery.start_soon(attempt)
 
     async def _attempt(self, works: Sequence[_Work]) -> None:
-        """Send rows whose leases still run, and hand on what came of them."""
-        now = trio.current_time()
+        """Send rows whose leases outlast an attempt, and hand on what came of them.
+
+        An attempt thus ends before its lease, and nobody else sends the row meanwhile.
+        """
+        ends = trio.current_time() + self.attempt_timeout_s
         sendable: list[tuple[_Work, Forwardable]] = []
         for work in works:
-            if work.row.lease_ends <= now:
+            if work.row.lease_ends < ends:
                 self._lose(work)
             elif (settlement := _readable(work.row)) is None:
                 self._finish(work, Unreadable("the stored payload cannot be read"))
@@ -153,12 +188,10 @@ class SettlementForwarder:
                 sendable.append((work, settlement))
         if not sendable:
             return
-        # An attempt ends before its lease can, so that nobody else sends the row meanwhile.
-        lease_ends = min(work.row.lease_ends for work, _ in sendable)
         outcomes: Sequence[AttemptOutcome] = [Unknown("the ledger did not answer in time")] * len(
             sendable
         )
-        with trio.move_on_at(min(now + self.attempt_timeout_s, lease_ends)):
+        with trio.move_on_at(ends):
             outcomes = await self._send([settlement for _, settlement in sendable])
         for (work, _), outcome in zip(sendable, outcomes, strict=True):
             self._finish(work, outcome)
@@ -182,24 +215,35 @@ class SettlementForwarder:
     async def _record(self) -> None:
         while finished := await self._finished.take(self.capacity):
             try:
-                due = await self.outbox.finish([(work.row, result) for work, result in finished])
+                await self._record_all(finished)
             except StorageError as error:
-                _log.warning("attempts_not_recorded", rows=len(finished), error=error.message)
-                for work, _ in finished:
-                    self._settle(work, None)
-                continue
-            for work, result in finished:
-                if work.row.event_id not in due:
-                    self._lose(work)
+                if error.retryable or len(finished) == 1:
+                    self._give_up(finished, error)
                     continue
-                _report(work.row, result)
-                standing = Standing(
-                    result.state,
-                    due[work.row.event_id],
-                    result.ledger_status,
-                    result.settlement_id,
-                )
-                self._settle(work, standing)
+                # One result that storage refuses must not take its neighbours with it.
+                for one in finished:
+                    try:
+                        await self._record_all([one])
+                    except StorageError as alone:
+                        self._give_up([one], alone)
+
+    async def _record_all(self, finished: Sequence[_Finished]) -> None:
+        due = await self.outbox.finish([(work.row, result) for work, result in finished])
+        for work, result in finished:
+            if work.row.lease_token not in due:
+                self._lose(work)
+                continue
+            _report(work.row, result)
+            due_at = due[work.row.lease_token]
+            self._settle(
+                work,
+                Standing(result.state, due_at, result.ledger_status, result.settlement_id),
+            )
+
+    def _give_up(self, finished: Sequence[_Finished], error: StorageError) -> None:
+        _log.warning("attempts_not_recorded", rows=len(finished), error=error.message)
+        for work, _ in finished:
+            self._settle(work, None)
 
     def _lose(self, work: _Work) -> None:
         self.lease_lost_count += 1

@@ -7,6 +7,7 @@ Stops: on ``close``, after the claim under way.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import structlog
 import trio
@@ -63,24 +64,27 @@ class SettlementRescuer:
         return {"rescued_count": self.rescued_count}
 
     async def retry(
-        self, *, limit: int, force: bool, event_id: str | None, budget_s: float
+        self,
+        *,
+        limit: int,
+        force: bool,
+        event_id: str | None,
+        budget: AbstractContextManager[object],
     ) -> RetrySummary:
-        """Attempt rows now, in the caller's task, for at most ``budget_s`` seconds.
+        """Attempt rows now, in the caller's task, for as long as ``budget`` lets a block run.
 
         With ``event_id`` that row alone, and with ``force`` also before its time or when it is
         dead; a row that somebody is working on is left to them.
         """
-        room = min(limit, self.forwarder.room)
-        if not room:
-            rows: list[LeasedRow] = []
-        elif event_id is None:
-            rows = await self.outbox.claim_due(room, force=force)
-        else:
-            rows = await self.outbox.claim([event_id], force=force)
-        attempts = self.forwarder.take(rows)
-        with trio.move_on_after(budget_s):
+        with self.forwarder.reserve(limit if event_id is None else 1) as seats:
+            if event_id is None:
+                rows = await self.outbox.claim_due(seats.count, force=force)
+            else:
+                rows = await self.outbox.claim([event_id][: seats.count], force=force)
+            attempts = seats.take(rows)
+        results: list[Standing | None] = []
+        with budget:
             async with trio.open_nursery() as nursery:
-                results: list[Standing | None] = []
                 for attempt in attempts.values():
                     nursery.start_soon(_collect, attempt, results)
         forwarded = sum(r is not None and r.state is ForwardingState.FORWARDED for r in results)
@@ -90,13 +94,14 @@ class SettlementRescuer:
         return RetrySummary(len(rows), forwarded, len(results) - forwarded, remaining)
 
     async def _claim(self) -> bool:
-        room = min(self.batch_max, self.forwarder.room)
-        if not room:
-            return False
-        rows = await self.outbox.claim_due(room)
-        self.forwarder.take(rows)
+        with self.forwarder.reserve(self.batch_max) as seats:
+            most = seats.count
+            if not most:
+                return False
+            rows = await self.outbox.claim_due(most)
+            seats.take(rows)
         self._count_rescued(rows)
-        return len(rows) == room
+        return len(rows) == most
 
     def _count_rescued(self, rows: Sequence[LeasedRow]) -> None:
         rescued = [row for row in rows if row.rescued]

@@ -19,6 +19,7 @@ from clawsettle.domain.forwarding import ForwardingState, Standing
 from clawsettle.storage.settlement_outbox import (
     Delivery,
     KnownEvent,
+    LeasedRow,
     Recorded,
     SettlementOutbox,
 )
@@ -32,14 +33,15 @@ class Receipt:
 
     ``deduped`` is False for the one delivery that recorded the event, or whose claim started this
     attempt. ``standing`` is None when nothing of the event is forwarded. ``attempt`` is the
-    attempt under way on this daemon; ``leased`` says that one is under way somewhere.
+    attempt under way on this daemon; ``pending`` says that one is under way somewhere, or about
+    to be.
     """
 
     event_type: str
     deduped: bool
     standing: Standing | None
     attempt: Attempt | None
-    leased: bool
+    pending: bool
 
 
 _Ask = Ask[Delivery, Receipt]
@@ -78,11 +80,7 @@ class WebhookIntake:
         """Work until closed and drained."""
         while asks := await self._mailbox.take(self.batch_max):
             try:
-                await self._record(asks)
-            except StorageError as error:
-                _log.warning("deliveries_not_recorded", deliveries=len(asks), error=error.message)
-                for ask in asks:
-                    ask.reply.reject(error)
+                await self._record_each_or_all(asks)
             finally:
                 lost = StorageError("the intake ended before the outcome was known")
                 for ask in asks:
@@ -96,15 +94,32 @@ class WebhookIntake:
         """Return how many deliveries wait, and how many replays had another body."""
         return {**self._mailbox.statistics(), "mismatch_count": self.mismatch_count}
 
+    async def _record_each_or_all(self, asks: Sequence[_Ask]) -> None:
+        """Record a batch; what storage refuses of it fails alone."""
+        try:
+            await self._record(asks)
+        except StorageError as error:
+            if not error.retryable and len(asks) > 1:
+                for ask in asks:
+                    await self._record_each_or_all([ask])
+                return
+            _log.warning("deliveries_not_recorded", deliveries=len(asks), error=error.message)
+            for ask in asks:
+                ask.reply.reject(error)
+
     async def _record(self, asks: Sequence[_Ask]) -> None:
         """Record a batch; several deliveries of one event are one record and many receipts."""
         same: dict[str, list[_Ask]] = {}
         for ask in asks:
             same.setdefault(ask.request.event.event_id, []).append(ask)
-        recorded = await self.outbox.record(
-            [first.request for first, *_ in same.values()], leased_max=self.forwarder.room
-        )
-        attempts = self.forwarder.take([new.row for new in recorded if new.row is not None])
+        with self.forwarder.reserve(len(same)) as seats:
+            recorded = await self.outbox.record(
+                [first.request for first, *_ in same.values()], leased_max=seats.count
+            )
+            new_rows = {new.event_id: new.row for new in recorded}
+            # In the order of arrival: a payment before its refund.
+            leased = [row for event_id in same if (row := new_rows.get(event_id)) is not None]
+            attempts = seats.take(leased)
         for new in recorded:
             self._answer_new(same.pop(new.event_id), new, attempts.get(new.event_id))
         if same:
@@ -112,7 +127,8 @@ class WebhookIntake:
 
     def _answer_new(self, asks: Sequence[_Ask], new: Recorded, attempt: Attempt | None) -> None:
         event = asks[0].request.event
-        _log.info(
+        level = _log.warning if new.disposition == "quarantined" else _log.info
+        level(
             "event_recorded",
             event_id=event.event_id,
             event_type=event.event_type,
@@ -124,16 +140,21 @@ class WebhookIntake:
         for position, ask in enumerate(asks):
             self._flag_mismatch(ask, asks[0].request.body_sha256)
             receipt = Receipt(
-                event.event_type, position > 0, standing, attempt, attempt is not None
+                event.event_type, position > 0, standing, attempt, standing is not None
             )
             ask.reply.resolve(receipt)
 
     async def _answer_known(self, same: Mapping[str, Sequence[_Ask]]) -> None:
         """Answer deliveries of events recorded before; rows that are due are attempted again."""
         known = await self.outbox.look(same)
-        due = [event.event_id for event in known.values() if event.due][: self.forwarder.room]
-        claimed = {row.event_id: row for row in await self.outbox.claim(due)} if due else {}
-        attempts = self.forwarder.take(list(claimed.values()))
+        due = [event.event_id for event in known.values() if event.due]
+        claimed: dict[str, LeasedRow] = {}
+        attempts: dict[str, Attempt] = {}
+        if due:
+            with self.forwarder.reserve(len(due)) as seats:
+                rows = await self.outbox.claim(due[: seats.count])
+                claimed = {row.event_id: row for row in rows}
+                attempts = seats.take(rows)
         for event_id, asks in same.items():
             event = known[event_id]
             attempt = attempts.get(event_id) or self.forwarder.attempt_of(event_id)
@@ -143,8 +164,8 @@ class WebhookIntake:
             for position, ask in enumerate(asks):
                 self._flag_mismatch(ask, event.body_sha256)
                 starts = event_id in claimed and position == 0
-                leased = event.leased or event_id in claimed
-                ask.reply.resolve(Receipt(event.event_type, not starts, standing, attempt, leased))
+                pending = event.leased or event.due or event_id in claimed
+                ask.reply.resolve(Receipt(event.event_type, not starts, standing, attempt, pending))
 
     def _flag_mismatch(self, ask: _Ask, body_sha256: bytes) -> None:
         if ask.request.body_sha256 != body_sha256:

@@ -6,7 +6,7 @@ within ``[daemon] drain_s``. What has not ended by then is cut: rows are leased,
 """
 
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import cast
 
@@ -31,6 +31,7 @@ from clawsettle.http.errors import error_status
 from clawsettle.http.forwarding import RetryRoute
 from clawsettle.http.ledger_api import LedgerRoutes
 from clawsettle.http.openapi import openapi_document
+from clawsettle.http.patience import Patience
 from clawsettle.http.routing import Route
 from clawsettle.http.server import serve_http
 from clawsettle.http.status import Readiness, StatusRoutes
@@ -49,7 +50,7 @@ CLAIM_BATCH_MAX = 500
 DELIVERIES_HELD_MAX = 10_000
 _LEDGER_VERSION = "1.0.0"
 # Shares of the drain time by which each stage must be over, so that the whole fits into it.
-_HTTP_SHARE, _ACTORS_SHARE = 0.7, 0.8
+_WAITING_SHARE, _HTTP_SHARE, _ACTORS_SHARE = 0.5, 0.7, 0.8
 
 SECURITY_SCHEMES: Mapping[str, Mapping[str, object]] = {
     "settleAdmin": {"type": "http", "scheme": "bearer", "description": "a settle-admin key"},
@@ -65,6 +66,7 @@ class Parts:
     ledger_app: QuartTrio | None
     actors: tuple[Supervised, ...]
     readiness: Readiness
+    patience: Patience
     http_ledger: HttpLedger | None = None
 
 
@@ -85,7 +87,8 @@ def assemble(settings: Settings, database: Database) -> Parts:
         outbox,
         ledger,
         RetryPolicy(forwarding.retry_base_s, forwarding.retry_max_s, forwarding.attempts_max),
-        capacity=forwarding.mailbox_max,
+        # Two rounds of calls: more would only wait for their leases to end.
+        capacity=min(forwarding.mailbox_max, 2 * forwarding.in_flight_max * ledger.batch_max),
         in_flight_max=forwarding.in_flight_max,
         attempt_timeout_s=forwarding.attempt_timeout_s,
     )
@@ -99,12 +102,22 @@ def assemble(settings: Settings, database: Database) -> Parts:
     if keeper is not None:
         actors.insert(3, keeper)
     supervised = tuple(Supervised(actor) for actor in actors)
-    readiness = Readiness(outbox, supervised)
+    readiness, patience = Readiness(outbox, supervised), Patience()
     return Parts(
-        app=_settle_app(settings, intake, recorder, rescuer, readiness),
+        app=_settle_app(
+            settings,
+            [
+                WebhookRoute(
+                    intake, recorder, settings.stripe, settings.forwarding, patience
+                ).route(),
+                RetryRoute(rescuer, settings.admin, settings.forwarding, patience).route(),
+            ],
+            readiness,
+        ),
         ledger_app=_ledger_app(settings, keeper) if keeper else None,
         actors=supervised,
         readiness=readiness,
+        patience=patience,
         http_ledger=http_ledger,
     )
 
@@ -146,6 +159,7 @@ async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None
             nursery.start_soon(_cut_when_signalled_again, signals, nursery.cancel_scope)
             with trio.move_on_after(settings.daemon.drain_s * _ACTORS_SHARE) as bound:
                 stop.set()
+                parts.patience.hurry(settings.daemon.drain_s * _WAITING_SHARE)
                 for server in ended:
                     await server.wait()
                 for supervised in parts.actors:
@@ -219,13 +233,7 @@ def _ledger(
     return remote, None, remote
 
 
-def _settle_app(
-    settings: Settings,
-    intake: WebhookIntake,
-    recorder: DeliveryRecorder,
-    rescuer: SettlementRescuer,
-    readiness: Readiness,
-) -> QuartTrio:
+def _settle_app(settings: Settings, working: Sequence[Route], readiness: Readiness) -> QuartTrio:
     surface = Surface(
         service="clawsettle",
         headers={"x-clawsettle-version": settings.daemon.version_header},
@@ -236,9 +244,7 @@ def _settle_app(
     routes: list[Route] = []
     document: dict[str, object] = {}
     status = StatusRoutes(readiness, lambda: document, lambda: routes)
-    routes += status.routes()
-    routes.append(WebhookRoute(intake, recorder, settings.stripe, settings.forwarding).route())
-    routes.append(RetryRoute(rescuer, settings.admin, settings.forwarding).route())
+    routes += [*status.routes(), *working]
     document |= openapi_document(
         routes,
         surface,

@@ -21,7 +21,12 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"]) -> None:
     ]
     factory: Any
     if text:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()))
+        processors.append(
+            # Plain: structlog's rich tracebacks would print local variables, and secrets with them.
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        )
         factory = structlog.PrintLoggerFactory()
     else:
         processors.append(structlog.processors.format_exc_info)

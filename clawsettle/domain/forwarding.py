@@ -5,6 +5,7 @@ A row is ``pending`` until its first attempt has ended, ``failed`` while it wait
 Source: webhook-forwarding contract sections 8 and 14 (W4, W5, W19, W24).
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +22,10 @@ _FAILED_PAYIN = ("payin", "failed")
 _OK, _REDIRECT = 200, 300
 _BAD_REQUEST = 400
 _FINAL_STATUSES = frozenset({_BAD_REQUEST, 409, 422})
+# A refund may overtake the payment it refunds: the next attempt can find the money there.
+_MENDABLE_CODES = frozenset({"INSUFFICIENT_FUNDS"})
+_CODE = re.compile(r"[A-Z0-9_]{1,64}\Z")
+_SETTLEMENT_ID = re.compile(r"[!-~]{1,255}\Z")
 
 
 class ForwardingState(StrEnum):
@@ -58,10 +63,11 @@ class Accepted:
 
 @frozen
 class Refused:
-    """The ledger answered no; ``ledger_status`` decides whether time can mend it."""
+    """The ledger answered no; its status and code decide whether time can mend it."""
 
     ledger_status: int
     message: str
+    code: str | None = None
 
 
 @frozen
@@ -162,14 +168,16 @@ def read_answer(sent: Forwardable, ledger_status: int, body: object) -> LedgerOu
     A 2xx that says anything else may come from a proxy or a wrong address, so it is unknown.
     """
     if not _OK <= ledger_status < _REDIRECT:
-        code = body.get("code") if isinstance(body, Mapping) else None
-        named = f" {code}" if isinstance(code, str) else ""
-        return Refused(ledger_status, f"the ledger answered {ledger_status}{named}")
+        given = body.get("code") if isinstance(body, Mapping) else None
+        code = given if isinstance(given, str) and _CODE.match(given) else None
+        return Refused(
+            ledger_status, f"the ledger answered {ledger_status} {code or 'without a code'}", code
+        )
     settlement = body.get("settlement") if isinstance(body, Mapping) else None
     if not isinstance(settlement, Mapping):
         return Unknown("the ledger's answer names no settlement", ledger_status)
     settlement_id = settlement.get("id")
-    if not isinstance(settlement_id, str) or not settlement_id:
+    if not isinstance(settlement_id, str) or not _SETTLEMENT_ID.match(settlement_id):
         return Unknown("the ledger's answer names no settlement id", ledger_status)
     moves_nothing = (sent.payload.get("direction"), sent.payload.get("status")) == _FAILED_PAYIN
     for name in _ECHOED:
@@ -205,8 +213,8 @@ def judge(
     """Decide what an attempt's outcome means for its row; ``attempts`` counts this one.
 
     A refusal that time cannot mend (400, 409, 422) and an unreadable payload are dead at once;
-    an unknown account (404), an overloaded or failing ledger and silence are tried again until
-    ``attempts_max``.
+    an unknown account (404), a refund that is not covered yet, an overloaded or failing ledger and
+    silence are tried again until ``attempts_max``.
 
     Raises: IllegalTransition when the row's state takes no attempts.
     """
@@ -218,7 +226,9 @@ def judge(
         )
     ledger_status = None if isinstance(outcome, Unreadable) else outcome.ledger_status
     final = isinstance(outcome, Unreadable) or (
-        isinstance(outcome, Refused) and outcome.ledger_status in _FINAL_STATUSES
+        isinstance(outcome, Refused)
+        and outcome.ledger_status in _FINAL_STATUSES
+        and outcome.code not in _MENDABLE_CODES
     )
     exhausted = attempts >= policy.attempts_max
     event = GaveUp() if final or exhausted else FellThrough()

@@ -202,6 +202,15 @@ class ChainCheck:
             self.tail = Tail(event.seq, event.event_hash, event.created_at)
             self.count += 1
 
+    def reached(self, known: Tail) -> None:
+        """Check that the walk came to the tail as it was known before: nothing is cut off."""
+        cut_off = self.tail.seq < known.seq
+        replaced = self.tail.seq == known.seq and self.tail.event_hash != known.event_hash
+        if cut_off or replaced:
+            self.errors.append(
+                f"event {known.seq}: is the tail, but the journal does not end in it"
+            )
+
     def _check(self, event: Event) -> None:
         if event.seq != self.tail.seq + 1:
             self.errors.append(f"event {event.seq}: follows event {self.tail.seq}")

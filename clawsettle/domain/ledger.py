@@ -202,7 +202,8 @@ def _step(current: Settlement | None, request: IngestRequest) -> Step | None:
             f"a {current.status} {request.direction} cannot become {request.status}",
             details={"from": str(current.status), "to": str(request.status)},
         )
-    if current.status is Status.CONFIRMED and age is not None and age < 0:
+    # An older failure is overtaken; a reversal can only follow, whatever its clock says.
+    if request.status is Status.FAILED and age is not None and age < 0:
         return None
     return step
 

@@ -49,8 +49,9 @@ def currency_code(value: object) -> str | None:
     """Trim and upper-case a currency; None unless it is three letters A-Z."""
     if not isinstance(value, str):
         return None
-    code = value.strip().upper()
-    return code if _CURRENCY.match(code) else None
+    code = value.strip()
+    # Letters that only upper-case to ASCII, such as the long s, are no currency's.
+    return code.upper() if code.isascii() and _CURRENCY.match(code.upper()) else None
 
 
 def _bounded(minor: int) -> int | None:

@@ -4,6 +4,7 @@ Everything here is decided before anything is stored, and nothing here needs a c
 Source: webhook-forwarding contract sections 5 to 7 and 14 (W7, W12, W20, W22).
 """
 
+import re
 from collections.abc import Collection, Mapping
 
 from attrs import frozen
@@ -13,7 +14,12 @@ from clawsettle.domain.instants import iso_from_unix
 from clawsettle.domain.money import MINOR_MAX, currency_code, minor_from_json
 
 ID_MAX = 255
-"""Characters in an event id, event type, object id or account id."""
+"""Characters in an event id, event type or account id."""
+
+OBJECT_ID_MAX = 230
+"""Characters in an object's id, which must leave room for a refund's ``:<total>``."""
+
+_EVENT_ID = re.compile(r"[!-~]+\Z")
 
 
 class EventUnmappable(CallerError):
@@ -97,7 +103,8 @@ def parse_event(document: object) -> StripeEvent:
     if not isinstance(document, dict):
         raise CallerError("the event is not a JSON object")
     event_id = _short_text(document.get("id"))
-    if event_id is None:
+    # It becomes an idempotency key, which travels in a header.
+    if event_id is None or not _EVENT_ID.match(event_id):
         raise CallerError("the event has no usable id")
     event_type = _short_text(document.get("type"))
     if event_type is None:
@@ -150,7 +157,7 @@ def map_event(event: StripeEvent, *, currencies: Collection[str]) -> Mapped | No
     if rule is None:
         return None
     subject = event.object
-    external_id = _short_text(subject.get("id"))
+    external_id = _short_text(subject.get("id"), OBJECT_ID_MAX)
     if external_id is None:
         raise EventUnmappable("data.object.id", "the object has no usable id")
     amount_minor = _amount(subject, rule.amount_fields)
@@ -225,9 +232,9 @@ def _rail(subject: Mapping[str, object]) -> str | None:
     return _short_text(first) or _short_text(subject.get("method"))
 
 
-def _short_text(value: object) -> str | None:
-    """Trim a text; None unless something is left and it is no longer than ID_MAX."""
+def _short_text(value: object, most: int = ID_MAX) -> str | None:
+    """Trim a text; None unless something is left and it is no longer than ``most``."""
     if not isinstance(value, str):
         return None
     trimmed = value.strip()
-    return trimmed if 0 < len(trimmed) <= ID_MAX else None
+    return trimmed if 0 < len(trimmed) <= most else None

@@ -149,7 +149,7 @@ def error_answer(
     details = dict(error.details)
     text = error.message
     if opaque:
-        details["correlation_id"] = correlation_id
+        details = {"correlation_id": correlation_id}
         text = _OPAQUE_TEXTS.get(error.code, _OPAQUE_TEXT)
     return ErrorAnswer(
         status, envelope(text, error.code, details), HEADERS_BY_CODE.get(error.code, {}), opaque

@@ -11,6 +11,7 @@ from clawsettle.actors.settlement_rescuer import SettlementRescuer
 from clawsettle.config import AdminSettings, ForwardingSettings
 from clawsettle.domain.errors import CallerError
 from clawsettle.http.auth import require_settle_admin
+from clawsettle.http.patience import Patience
 from clawsettle.http.routing import Reply, Request, Route
 from clawsettle.http.strict_json import parse_json
 
@@ -33,6 +34,7 @@ class RetryRoute:
     rescuer: SettlementRescuer
     admin: AdminSettings
     forwarding: ForwardingSettings
+    patience: Patience
 
     def route(self) -> Route:
         """Return the route with its description."""
@@ -77,7 +79,7 @@ class RetryRoute:
             limit=options.limit,
             force=options.force,
             event_id=options.event_id,
-            budget_s=self.forwarding.retry_budget_s,
+            budget=self.patience.bound(self.forwarding.retry_budget_s),
         )
         body: dict[str, object] = {
             "ok": True,

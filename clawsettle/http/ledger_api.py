@@ -5,7 +5,7 @@ Source: ledger-api contract sections 1 to 5 and 7 (verify).
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from attrs import frozen
@@ -192,9 +192,10 @@ class LedgerRoutes:
 
     async def verify(self, _request: Request) -> Reply:
         """Answer whether every link of the journal holds; reads it page by page."""
-        check = ChainCheck()
+        check, known = ChainCheck(), await self.book.tail()
         while page := await self.book.journal(check.tail.seq, _VERIFY_PAGE):
             check.walk(page)
+        check.reached(known)
         return Reply.json(
             200,
             {"valid": not check.errors, "errors": check.errors, "eventsChecked": check.count},
@@ -219,9 +220,10 @@ def _limit(text: str) -> int:
 def _cursor(text: str) -> tuple[datetime, str] | None:
     if not text:
         return None
-    instant, separator, settlement_id = text.partition("::")
+    instant, _, settlement_id = text.partition("::")
     at = parse_instant(instant)
-    if not separator or not settlement_id or at is None:
+    # Only what this list gave out: other zones could name instants no database holds.
+    if not settlement_id or at is None or at.tzinfo is not UTC or iso_instant(at) != instant:
         raise CallerError("the cursor is not one this list gave out", code="INVALID_CURSOR")
     return at, settlement_id
 

@@ -21,7 +21,7 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
-from clawsettle.domain.errors import CallerError, NotFoundError, Overloaded
+from clawsettle.domain.errors import CallerError, NotFoundError, Overloaded, StorageError
 from clawsettle.http.errors import STATUS_BY_CODE, envelope, error_answer
 from clawsettle.http.routing import MalformedPath, Match, Reply, Request, Route, RouteTable
 
@@ -239,7 +239,9 @@ def _error_reply(error: Exception, request: Request, statuses: Mapping[str, int]
             method=request.method,
             path=request.path,
             code=answer.envelope["code"],
-            exc_info=error,
+            reason=error.message if isinstance(error, StorageError) else None,
+            # Storage faults come by the hundred and say all in their message.
+            exc_info=None if isinstance(error, StorageError) else error,
         )
     try:
         return Reply.json(answer.status, answer.envelope, answer.headers)

@@ -6,7 +6,6 @@ holds. A success is answered only for what is committed.
 Source: webhook-forwarding contract sections 3 to 9, 12 and 14.
 """
 
-import hashlib
 import secrets
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from attrs import define, field, frozen
 from clawsettle.actors.delivery_recorder import DeliveryRecorder
 from clawsettle.actors.webhook_intake import Receipt, WebhookIntake
 from clawsettle.config import ForwardingSettings, StripeSettings
-from clawsettle.domain.errors import ClawsettleError, ProviderError
+from clawsettle.domain.errors import ClawsettleError, ProviderError, StorageUnavailable
 from clawsettle.domain.forwarding import ForwardingState, Standing
 from clawsettle.domain.instants import iso_instant
 from clawsettle.domain.stripe_events import (
@@ -32,6 +31,7 @@ from clawsettle.domain.stripe_events import (
     parse_event,
 )
 from clawsettle.domain.stripe_signature import verify_signature
+from clawsettle.http.patience import Patience
 from clawsettle.http.routing import Parameter, Reply, Request, Route
 from clawsettle.http.strict_json import parse_json
 from clawsettle.storage.delivery_log import DeliveryEntry
@@ -39,7 +39,7 @@ from clawsettle.storage.settlement_outbox import Delivery, KnownEvent
 
 _log = structlog.get_logger(__name__)
 _REPORT_EVERY_S = 10.0
-_WATCH_S = 0.1
+_WATCH_S, _WATCH_MAX_S = 0.05, 0.5
 
 
 @define(eq=False)
@@ -65,6 +65,7 @@ class WebhookRoute:
     recorder: DeliveryRecorder
     stripe: StripeSettings
     forwarding: ForwardingSettings
+    patience: Patience
     rejected: RejectionTally = field(factory=RejectionTally)
 
     def route(self) -> Route:
@@ -138,13 +139,15 @@ class WebhookRoute:
             allow_testmode=self.stripe.allow_testmode_in_production,
         )
         mapped, quarantined = await self._mapped(event)
-        receipt = await self.intake.receive(
-            Delivery(event, hashlib.sha256(body).digest(), mapped, quarantined)
-        )
-        standing, attempted = receipt.standing, False
-        if standing is not None and self.forwarding.acknowledge == "attempted":
-            attempted = receipt.leased
-            standing = await self._settled(event.event_id, receipt)
+        receipt, standing, attempted = None, None, False
+        with self.patience.bound(self.forwarding.answer_deadline_s):
+            receipt = await self.intake.receive(Delivery(event, body, mapped, quarantined))
+            standing = receipt.standing
+            if standing is not None and self.forwarding.acknowledge == "attempted":
+                attempted = receipt.pending
+                standing = await self._settled(event.event_id, receipt)
+        if receipt is None:
+            raise StorageUnavailable("the event was not recorded in time")
         return self._reply(event, receipt, standing, attempted=attempted)
 
     async def _mapped(self, event: StripeEvent) -> tuple[Mapped | None, bool]:
@@ -162,22 +165,20 @@ class WebhookRoute:
             return None, False
 
     async def _settled(self, event_id: str, receipt: Receipt) -> Standing | None:
-        """Wait, within the deadline, for the attempt under way here or on another daemon."""
-        standing = receipt.standing
-        with trio.move_on_after(self.forwarding.answer_deadline_s):
-            if receipt.attempt is not None:
-                settled = await receipt.attempt.wait()
-                if settled is not None:
-                    return settled
-            if receipt.leased:
-                standing = await self._watch(event_id)
-        return standing
+        """Wait for the attempt under way here, on another daemon, or about to begin."""
+        if receipt.attempt is not None:
+            settled = await receipt.attempt.wait()
+            if settled is not None:
+                return settled
+        return await self._watch(event_id) if receipt.pending else receipt.standing
 
     async def _watch(self, event_id: str) -> Standing | None:
-        """Look at a row that somebody else works on until nobody does."""
+        """Look at a row that somebody works on, or is about to, until nobody does."""
         known: KnownEvent | None = await tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_result(lambda known: known is not None and known.leased),
-            wait=tenacity.wait_fixed(_WATCH_S),
+            retry=tenacity.retry_if_result(
+                lambda known: known is not None and (known.leased or known.due)
+            ),
+            wait=tenacity.wait_exponential(multiplier=_WATCH_S, max=_WATCH_MAX_S),
             sleep=trio.sleep,
         )(self.intake.known, event_id)
         return None if known is None else known.standing

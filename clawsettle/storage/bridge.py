@@ -38,6 +38,7 @@ GRACE_S = 1.0
 """How long a cancelled call may still wait for the server, in seconds."""
 
 _ATTEMPTS = 3
+_REFUSED = "INTERNAL_ERROR"
 _OF_THE_MOMENT = (
     pg.PostgresConnectionError,
     pg.OperatorInterventionError,
@@ -122,13 +123,13 @@ class Database:
         try:
             return await self._thread(self._borrow, work)
         except pg.DataError as error:
-            raise StorageError("the database refused a value", code="STORAGE_REFUSED") from error
+            raise StorageError("the database refused a value", code=_REFUSED) from error
         except _OF_THE_MOMENT as error:
-            raise StorageUnavailable(f"the database did not answer: {error}") from error
+            raise StorageUnavailable(f"the database did not answer: {_said(error)}") from error
         except pg.PostgresError as error:
             raise StorageError(
-                f"the database refused: {error}",
-                code="STORAGE_REFUSED",
+                f"the database refused: {_said(error)}",
+                code=_REFUSED,
                 details={"constraint": getattr(error, "constraint_name", None)},
             ) from error
 
@@ -177,7 +178,7 @@ async def open_database(
         try:
             pool = await thread(create)
         except (*_OF_THE_MOMENT, pg.PostgresError, ValueError) as error:
-            raise StorageUnavailable(f"cannot connect to the database: {error}") from error
+            raise StorageUnavailable(f"cannot connect to the database: {_said(error)}") from error
         try:
             yield Database(thread, pool)
         finally:
@@ -186,6 +187,11 @@ async def open_database(
             if bound.cancelled_caught:
                 await thread(_terminate, pool, shield=True)
                 _log.warning("database_pool_terminated")
+
+
+def _said(error: BaseException) -> str:
+    """Return an error's first line: PostgreSQL's details may quote the row."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _broke_off(error: BaseException) -> bool:

@@ -115,6 +115,11 @@ class LedgerBook:
         )
         return [_settlement(row) for row in rows]
 
+    async def tail(self) -> Tail:
+        """Return the journal's tail as the writers know it."""
+        row = (await self.database.fetch(_SQL["tail"]))[0]
+        return Tail(row["seq"], row["event_hash"], row["created_at"])
+
     async def journal(self, after_seq: int, limit: int) -> list[Event]:
         """Return up to ``limit`` events of the journal in order, past ``after_seq``."""
         rows = await self.database.fetch(_SQL["journal_page"], after_seq, limit)

@@ -4,6 +4,7 @@ A lease is a token and an end by the database's clock. Every write after a claim
 a row that is not returned has another owner by now, and its caller must let go of it.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -21,12 +22,20 @@ _SQL = load_queries("settlement_outbox")
 
 @frozen
 class Delivery:
-    """A verified event as it is to be recorded; ``mapped`` is None when nothing is forwarded."""
+    """A verified event as it is to be recorded; ``mapped`` is None when nothing is forwarded.
+
+    ``body`` is valid UTF-8. It is kept for a ``quarantined`` event only.
+    """
 
     event: StripeEvent
-    body_sha256: bytes
+    body: bytes
     mapped: Mapped | None
     quarantined: bool = False
+
+    @property
+    def body_sha256(self) -> bytes:
+        """Return what two deliveries of one event are compared by."""
+        return hashlib.sha256(self.body).digest()
 
 
 @frozen
@@ -95,8 +104,9 @@ class SettlementOutbox:
         """Record new events, and lease up to ``leased_max`` of their outbox rows to the caller.
 
         Event ids must be unique among ``deliveries``. Events that were recorded before are left as
-        they are and not returned. Cumulative refunds are turned into what is new of them, under a
-        lock on their charge.
+        they are and not returned, but for a quarantined one that maps by now: it is recorded anew,
+        so that a redelivery brings it back once its cause is mended. Cumulative refunds are turned
+        into what is new of them, under a lock on their charge.
         """
         begun = trio.current_time()
         ordered = sorted(deliveries, key=lambda delivery: delivery.event.event_id)
@@ -131,8 +141,8 @@ class SettlementOutbox:
 
     async def finish(
         self, results: Sequence[tuple[LeasedRow, AttemptResult]]
-    ) -> dict[str, datetime | None]:
-        """Record attempts and end their leases; maps each row still ours to when it is due again.
+    ) -> dict[int, datetime | None]:
+        """Record attempts and end their leases; maps each lease still ours to when it is due again.
 
         A row whose lease was lost is missing from the answer and unchanged.
         """
@@ -148,7 +158,7 @@ class SettlementOutbox:
             [result.error_message for _, result in results],
             [result.blame and str(result.blame) for _, result in results],
         )
-        return {row["event_id"]: row["due_at"] for row in rows}
+        return {row["lease_token"]: row["due_at"] for row in rows}
 
     async def count_due(self, limit: int) -> int:
         """Return how many rows may be claimed now, counted no further than ``limit``."""
@@ -205,6 +215,7 @@ class SettlementOutbox:
             [draft.body_sha256 for draft in drafts],
             [draft.disposition for draft in drafts],
             [draft.payload for draft in drafts],
+            [draft.body for draft in drafts],
             [draft.event.event_id in leased for draft in drafts],
             self.lease_s,
         )
@@ -218,6 +229,7 @@ class _Draft:
     body_sha256: bytes
     disposition: str
     payload: str | None
+    body: str | None
 
 
 def _draft(delivery: Delivery, payload: str | None) -> _Draft:
@@ -227,7 +239,8 @@ def _draft(delivery: Delivery, payload: str | None) -> _Draft:
         disposition = "quarantined"
     else:
         disposition = "ignored" if delivery.mapped is None else "superseded"
-    return _Draft(delivery.event, delivery.body_sha256, disposition, payload)
+    body = delivery.body.decode() if disposition == "quarantined" else None
+    return _Draft(delivery.event, delivery.body_sha256, disposition, payload, body)
 
 
 def _payload(delivery: Delivery) -> str | None:

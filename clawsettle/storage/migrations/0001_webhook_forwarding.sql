@@ -11,11 +11,14 @@ CREATE TABLE stripe_event (
     livemode        boolean     NOT NULL,
     body_sha256     bytea       NOT NULL,
     disposition     text        NOT NULL,
+    quarantined_body text,
     received_at     timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT stripe_event_pk PRIMARY KEY (event_id),
     CONSTRAINT stripe_event_body_sha256_length CHECK (length(body_sha256) = 32),
     CONSTRAINT stripe_event_disposition_known
-        CHECK (disposition IN ('forwarded', 'ignored', 'superseded', 'quarantined'))
+        CHECK (disposition IN ('forwarded', 'ignored', 'superseded', 'quarantined')),
+    CONSTRAINT stripe_event_body_while_quarantined
+        CHECK ((disposition = 'quarantined') = (quarantined_body IS NOT NULL))
 );
 COMMENT ON COLUMN stripe_event.disposition IS
     'what was decided at intake: forwarded = has an outbox row; the others have none';

@@ -4,6 +4,10 @@
 SELECT t.seq, t.event_hash, t.created_at, clock_timestamp() AS now_at
 FROM (SELECT * FROM ledger_tail FOR UPDATE) AS t;
 
+-- name: tail
+-- The journal's tail, without a lock.
+SELECT seq, event_hash, created_at FROM ledger_tail;
+
 -- name: answers
 -- The stored answers under these idempotency keys.
 -- $1 text[] keys

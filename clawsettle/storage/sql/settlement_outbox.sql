@@ -19,33 +19,41 @@ FROM unnest($1::text[], $2::bigint[]) AS i (charge_id, total_minor)
 WHERE c.charge_id = i.charge_id AND c.total_minor < i.total_minor;
 
 -- name: known_events
--- Which of these events are in the inbox already.
+-- Which of these events are in the inbox already, and not as quarantined.
 -- $1 text[] event ids
-SELECT event_id FROM stripe_event WHERE event_id = ANY ($1::text[]);
+SELECT event_id FROM stripe_event
+WHERE event_id = ANY ($1::text[]) AND disposition <> 'quarantined';
 
 -- name: record_events
 -- Insert events and, for those that forward, their outbox rows, in one statement and one commit.
 -- A row is leased to the caller from its birth, or due at once where leased is false.
--- Returns the events that are new; the others were recorded by somebody before.
+-- Returns the events that are new; the others were recorded by somebody before. A quarantined one
+-- that is quarantined no longer counts as new.
 -- $1 text[] event ids, ascending   $2 text[] types   $3 boolean[] livemode   $4 bytea[] SHA-256 of
 -- the raw bodies   $5 text[] dispositions   $6 text[] payloads (null: no outbox row)
--- $7 boolean[] leased   $8 double precision lease in seconds
+-- $7 text[] bodies to keep (null: none)   $8 boolean[] leased   $9 double precision lease in seconds
 WITH incoming AS (
     SELECT * FROM unnest(
-        $1::text[], $2::text[], $3::boolean[], $4::bytea[], $5::text[], $6::text[], $7::boolean[]
-    ) AS i (event_id, event_type, livemode, body_sha256, disposition, payload, leased)
+        $1::text[], $2::text[], $3::boolean[], $4::bytea[], $5::text[], $6::text[], $7::text[],
+        $8::boolean[]
+    ) AS i (event_id, event_type, livemode, body_sha256, disposition, payload, body, leased)
 ), recorded AS (
-    INSERT INTO stripe_event (event_id, event_type, livemode, body_sha256, disposition)
-    SELECT event_id, event_type, livemode, body_sha256, disposition FROM incoming
+    INSERT INTO stripe_event AS e
+        (event_id, event_type, livemode, body_sha256, disposition, quarantined_body)
+    SELECT event_id, event_type, livemode, body_sha256, disposition, body FROM incoming
     ORDER BY event_id
-    ON CONFLICT (event_id) DO NOTHING
-    RETURNING event_id
+    ON CONFLICT (event_id) DO UPDATE
+        SET event_type = excluded.event_type, livemode = excluded.livemode,
+            body_sha256 = excluded.body_sha256, disposition = excluded.disposition,
+            quarantined_body = NULL
+        WHERE e.disposition = 'quarantined' AND excluded.disposition IN ('forwarded', 'superseded')
+    RETURNING e.event_id
 ), queued AS (
     INSERT INTO settlement_outbox
         (event_id, payload, attempts, due_at, lease_token, last_attempted_at)
     SELECT
         i.event_id, i.payload, i.leased::integer,
-        now() + CASE WHEN i.leased THEN $8::double precision ELSE 0 END * interval '1 second',
+        now() + CASE WHEN i.leased THEN $9::double precision ELSE 0 END * interval '1 second',
         CASE WHEN i.leased THEN nextval('lease_token') END,
         CASE WHEN i.leased THEN now() END
     FROM incoming AS i JOIN recorded USING (event_id)
@@ -137,7 +145,7 @@ FROM unnest(
     error_message, blame
 )
 WHERE o.event_id = r.event_id AND o.lease_token = r.lease_token
-RETURNING o.event_id, o.due_at;
+RETURNING r.lease_token, o.due_at;
 
 -- name: count_due
 -- How many rows may be claimed now, counted no further than asked.
