@@ -17,9 +17,10 @@ test: .venv/.test ## run every test
 	$(BIN)/python -m pytest
 
 lint: .venv/.test ## style, types and the import rules
-	$(BIN)/ruff format --check clawsettle tests
-	$(BIN)/ruff check clawsettle tests
+	$(BIN)/ruff format --check clawsettle tests docs
+	$(BIN)/ruff check clawsettle tests docs
 	$(BIN)/mypy
+	$(BIN)/mypy docs/generate.py
 	$(BIN)/lint-imports --no-logo
 
 lock: ## pin anew what pyproject.toml asks for (needs uv)

@@ -1,13 +1,13 @@
 """Settings: clawsettle.toml, the environment and credential files become frozen classes.
 
-`load` reads, `missing_for_serving` and `describe` report, `Settings` is what the other rooms are
+`load` reads, `serving_problems` and `describe` report, `Settings` is what the other rooms are
 given. Nothing outside this room reads a file or the environment for its configuration.
 """
 
 from clawsettle.config.address import Address
 from clawsettle.config.keys import KeyProblem
 from clawsettle.config.load import Loaded, load
-from clawsettle.config.report import Row, describe, missing_for_serving
+from clawsettle.config.report import Row, describe, serving_problems
 from clawsettle.config.secret import Secret, matches_any
 from clawsettle.config.settings import (
     AdminSettings,
@@ -39,5 +39,5 @@ __all__ = [
     "describe",
     "load",
     "matches_any",
-    "missing_for_serving",
+    "serving_problems",
 ]

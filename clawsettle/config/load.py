@@ -61,7 +61,7 @@ def load(
 
     ``path`` is the clawsettle.toml to read, None for no file; ``environ`` the environment;
     ``overrides`` maps ``section.key`` to a value from the command line (None: not given).
-    A secret that is missing is no problem here: see `missing_for_serving`.
+    A secret that is missing is no problem here: see `serving_problems`.
 
     Raises: ConfigError with one line per problem.
     Source: webhook-forwarding 2, W21.

@@ -19,15 +19,22 @@ class Row:
     origin: str
 
 
-def missing_for_serving(settings: Settings) -> list[str]:
-    """List what ``clawsettle serve`` needs and has not, one line each with the ways to set it.
+def serving_problems(settings: Settings) -> list[str]:
+    """List why a daemon must not start: what is missing, with the ways to set it, and what clashes.
 
     An empty list means that every route and the ledger can be served.
     Source: webhook-forwarding 1, 2, W21; ledger-api 1.
     """
     is_remote = settings.ledger.mode == "http"
     needs = (*_SERVING_NEEDS, *(_HTTP_LEDGER_NEEDS if is_remote else ()))
-    return [_how_to_set(name) for name in needs if not _value(settings, name)]
+    problems = [_how_to_set(name) for name in needs if not _value(settings, name)]
+    foreign = set(settings.stripe.currencies) - {settings.ledger.currency}
+    if foreign and not is_remote:
+        problems.append(
+            f"stripe.currencies: the embedded ledger keeps {settings.ledger.currency} only "
+            f"(ledger.currency), so it would refuse {', '.join(sorted(foreign))}"
+        )
+    return problems
 
 
 def describe(loaded: Loaded) -> list[Row]:

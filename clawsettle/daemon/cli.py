@@ -148,14 +148,14 @@ def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Secrets are hidden. Exit code 2 when a daemon could not start with this configuration.
     """
-    from clawsettle.config import describe, load, missing_for_serving
+    from clawsettle.config import describe, load, serving_problems
 
     try:
         loaded = load(config, environ=os.environ)
     except ConfigError as error:
         _fail(error.problems, EXIT_USAGE)
         return
-    rows, problems = describe(loaded), missing_for_serving(loaded.settings)
+    rows, problems = describe(loaded), serving_problems(loaded.settings)
     if json:
         _print_json(
             {
@@ -182,7 +182,9 @@ def send(
     currency: str = "usd",
     did: Annotated[str, Parameter(help="Whose account; it is opened first.")] = "did:key:alice",
     account_id: Annotated[str | None, Parameter(help="An account by its id, as it is.")] = None,
-    event_id: Annotated[str | None, Parameter(help="To send the same event again.")] = None,
+    event_id: Annotated[
+        str | None, Parameter(help="Its id; one id sent twice is one event.")
+    ] = None,
     object_id: Annotated[str | None, Parameter(help="The payment, charge or payout.")] = None,
     livemode: Annotated[
         bool | None,

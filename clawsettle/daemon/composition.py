@@ -23,7 +23,7 @@ from clawsettle.actors.settlement_rescuer import SettlementRescuer
 from clawsettle.actors.supervisor import Actor, Supervised
 from clawsettle.actors.webhook_intake import WebhookIntake
 from clawsettle.clients.ledger import HttpLedger, Ledger
-from clawsettle.config import Address, Settings, missing_for_serving
+from clawsettle.config import Address, Settings, serving_problems
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
 from clawsettle.http.auth import ledger_guard
@@ -130,9 +130,9 @@ async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None
     Raises: ConfigError for what an operator must mend, StorageUnavailable when the database cannot
     be reached at start, an exception group when an actor failed too often.
     """
-    if problems := missing_for_serving(settings):
+    if problems := serving_problems(settings):
         raise ConfigError(problems)
-    assert settings.database.url is not None  # noqa: S101 - missing_for_serving has looked
+    assert settings.database.url is not None  # noqa: S101 - serving_problems has looked
     async with AsyncExitStack() as stack:
         signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
         database = await stack.enter_async_context(
@@ -222,7 +222,7 @@ def _ledger(
             settings.forwarding.mailbox_max,
         )
         return keeper, keeper, None
-    assert settings.ledger.base_url is not None  # noqa: S101 - missing_for_serving has looked
+    assert settings.ledger.base_url is not None  # noqa: S101 - serving_problems has looked
     remote = HttpLedger(
         settings.ledger.base_url,
         settings.ledger.admin_keys[0].reveal(),

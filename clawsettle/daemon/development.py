@@ -16,7 +16,7 @@ from attrs import evolve
 from clawsettle.config import Secret, Settings, load
 from clawsettle.daemon.composition import Addresses, run_daemon
 from clawsettle.daemon.logs import configure_logs
-from clawsettle.daemon.state_dir import DaemonFacts, generated_secrets, write_facts
+from clawsettle.daemon.state_dir import DaemonFacts, with_secrets, write_facts
 from clawsettle.domain.errors import StorageUnavailable
 from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
 
@@ -31,21 +31,21 @@ async def develop(state_dir: Path, config: Path | None, overrides: Mapping[str, 
     """
     given = load(config, environ=os.environ, overrides=overrides).settings
     configure_logs(given.log.level, given.log.format)
-    environ = {**os.environ, **generated_secrets(state_dir, given)}
-    settings = load(config, environ=environ, overrides=overrides).settings
-    if settings.database.url is not None:
-        await _run(settings, state_dir)
+    if given.database.url is not None:
+        await _run(given, state_dir)
         return
     async with embedded_postgres(state_dir) as server:
         _log.info("embedded_postgres_started", pid=server.pid, data=str(server.data_dir))
-        database = evolve(settings.database, url=Secret(server.dsn))
+        database = evolve(given.database, url=Secret(server.dsn))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, server)
-            await _run(evolve(settings, database=database), state_dir)
+            await _run(evolve(given, database=database), state_dir)
             nursery.cancel_scope.cancel()
 
 
-async def _run(settings: Settings, state_dir: Path) -> None:
+async def _run(given: Settings, state_dir: Path) -> None:
+    settings = with_secrets(state_dir, given)
+
     def announce(addresses: Addresses) -> None:
         ledger_url = addresses.ledger.url if addresses.ledger else settings.ledger.base_url
         write_facts(

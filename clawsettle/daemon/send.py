@@ -135,7 +135,10 @@ class _LedgerWindow:
         """Return the account, or None when the ledger has none or cannot be asked."""
         if self.facts.ledger_base_url is None or self.facts.ledger_admin_key is None:
             return None
-        answer = self._ask("GET", f"/accounts/id/{account_id}", None)
+        try:
+            answer = self._ask("GET", f"/accounts/id/{account_id}", None)
+        except ProviderError:
+            return None
         return _json(answer) if answer.status_code == httpx.codes.OK else None
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:

@@ -7,23 +7,16 @@
 import json
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
-from clawsettle.config import Settings
+from clawsettle.config import Secret, Settings
 from clawsettle.domain.errors import ConfigError
 
 DEFAULT_STATE_DIR = Path(".clawsettle")
 DEFAULT_BASE_URL = "http://127.0.0.1:8787"
 DEFAULT_LEDGER_BASE_URL = "http://127.0.0.1:8788"
-
-_GENERATED = {
-    "STRIPE_WEBHOOK_SIGNING_SECRET": "whsec_",
-    "SETTLE_ADMIN_KEY": "settle_",
-    "LEDGER_ADMIN_KEY": "ledger_",
-}
 
 
 @frozen
@@ -38,28 +31,41 @@ class DaemonFacts:
     environment: str
 
 
-def generated_secrets(state_dir: Path, settings: Settings) -> Mapping[str, str]:
-    """Make sure the secrets that ``settings`` lack exist as files; return ``<NAME>_FILE`` entries.
+def with_secrets(state_dir: Path, settings: Settings) -> Settings:
+    """Return the settings with every key they lack: generated once, then kept as a file.
 
     Raises: ConfigError when the directory cannot be written.
     """
-    missing = {
-        "STRIPE_WEBHOOK_SIGNING_SECRET": not settings.stripe.webhook_secrets,
-        "SETTLE_ADMIN_KEY": not settings.admin.keys,
-        "LEDGER_ADMIN_KEY": not settings.ledger.admin_keys,
-    }
-    folder = state_dir.absolute() / "credentials"
-    environ = {}
+    folder = state_dir / "credentials"
+
+    def given_or_kept(given: tuple[Secret, ...], name: str, prefix: str) -> tuple[Secret, ...]:
+        if given:
+            return given
+        file = folder / name
+        if not file.exists():
+            write_private(file, prefix + secrets.token_hex(24) + "\n")
+        return (Secret(file.read_text(encoding="utf-8").strip()),)
+
+    webhook, admin, ledger = settings.stripe, settings.admin, settings.ledger
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in (name for name, lacks in missing.items() if lacks):
-            file = folder / name.lower()
-            if not file.exists():
-                write_private(file, _GENERATED[name] + secrets.token_hex(24) + "\n")
-            environ[f"{name}_FILE"] = str(file)
-    except OSError as error:
-        raise ConfigError([f"cannot keep secrets in {folder}: {error.strerror}"]) from error
-    return environ
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return evolve(
+            settings,
+            stripe=evolve(
+                webhook,
+                webhook_secrets=given_or_kept(
+                    webhook.webhook_secrets, "stripe_webhook_signing_secret", "whsec_"
+                ),
+            ),
+            admin=evolve(admin, keys=given_or_kept(admin.keys, "settle_admin_key", "settle_")),
+            ledger=evolve(
+                ledger,
+                admin_keys=given_or_kept(ledger.admin_keys, "ledger_admin_key", "ledger_"),
+            ),
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"cannot keep secrets in {folder}: {error}"]) from error
 
 
 def write_private(file: Path, text: str) -> None:

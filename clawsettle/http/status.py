@@ -10,13 +10,14 @@ import trio
 from attrs import define, field, frozen
 
 from clawsettle.actors.supervisor import Supervised
-from clawsettle.domain.errors import StorageError
+from clawsettle.domain.errors import ConfigError, StorageError
 from clawsettle.http.routing import Reply, Request, Route
 from clawsettle.storage.migrate import pending_migrations
 from clawsettle.storage.settlement_outbox import SettlementOutbox
 
 BACKLOG_COUNT_MAX = 10_000
 _LOOK_S = 2.0
+_PENDING = "pending"
 _FRESH_S = 1.0
 
 
@@ -50,14 +51,14 @@ class Readiness:
         body: dict[str, object] = {"database": "unreachable", "migrations": "unknown"}
         with trio.move_on_after(_LOOK_S) as bound:
             try:
-                pending = await pending_migrations(self.outbox.database)
+                body["migrations"] = await self._migrations()
                 backlog = await self.outbox.backlog(BACKLOG_COUNT_MAX)
             except StorageError:
                 reasons.append("the database does not answer")
             else:
                 body["database"] = "ok"
-                body["migrations"] = f"{len(pending)} pending" if pending else "current"
-                reasons += ["migrations are pending"] if pending else []
+                if body["migrations"] == _PENDING:
+                    reasons.append("migrations are pending")
                 body["backlog"] = {
                     "open_count": backlog.open_count,
                     "oldest_due_s": round(backlog.oldest_due_s, 3),
@@ -66,6 +67,13 @@ class Readiness:
             reasons.append(f"the database did not answer within {_LOOK_S:g} s")
         status = "not_ready" if reasons else "ready"
         return {"status": status, "reasons": reasons, **body, "actors": actors}
+
+    async def _migrations(self) -> str:
+        """Return the schema's state; a newer one is no reason, or no upgrade could be rolling."""
+        try:
+            return _PENDING if await pending_migrations(self.outbox.database) else "current"
+        except ConfigError as error:
+            return error.message
 
 
 @frozen(eq=False)

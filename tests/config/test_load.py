@@ -67,6 +67,7 @@ DEFAULTS = {
     "forwarding.retry_batch_limit": 25,
     "forwarding.retry_base_s": 15,
     "forwarding.retry_max_s": 300,
+    "forwarding.attempts_max": 1000,
     "forwarding.retry_budget_s": 20.0,
     "forwarding.poll_s": 2.0,
     "forwarding.in_flight_max": 32,

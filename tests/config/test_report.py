@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -10,9 +11,10 @@ from clawsettle.config import (
     Row,
     Secret,
     Settings,
+    StripeSettings,
     describe,
     load,
-    missing_for_serving,
+    serving_problems,
 )
 from clawsettle.config.urls import is_database_url, show_database_url
 
@@ -25,7 +27,7 @@ SECRETS = {
 
 
 def test_serving_needs_nothing_more_than_its_secrets() -> None:
-    assert missing_for_serving(load(None, environ=SECRETS).settings) == []
+    assert serving_problems(load(None, environ=SECRETS).settings) == []
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_serving_needs_nothing_more_than_its_secrets() -> None:
 )
 def test_a_missing_secret_is_named_with_the_ways_to_set_it(variable: str, name: str) -> None:
     environ = {key: text for key, text in SECRETS.items() if key != variable}
-    (line,) = missing_for_serving(load(None, environ=environ).settings)
+    (line,) = serving_problems(load(None, environ=environ).settings)
     section, key = name.split(".")
     assert line.startswith(f"{name} is not set: write {key} under [{section}] in clawsettle.toml")
     assert f"set {variable}" in line
@@ -48,18 +50,18 @@ def test_a_missing_secret_is_named_with_the_ways_to_set_it(variable: str, name: 
 
 def test_a_ledger_over_http_needs_its_address() -> None:
     environ = SECRETS | {"CLAWSETTLE_LEDGER__MODE": "http"}
-    (line,) = missing_for_serving(load(None, environ=environ).settings)
+    (line,) = serving_problems(load(None, environ=environ).settings)
     assert line == (
         "ledger.base_url is not set: write base_url under [ledger] in clawsettle.toml, "
         "or set LEDGER_BASE_URL in the environment"
     )
     environ["LEDGER_BASE_URL"] = "http://ledger"
-    assert missing_for_serving(load(None, environ=environ).settings) == []
+    assert serving_problems(load(None, environ=environ).settings) == []
 
 
 def test_everything_missing_is_listed_in_one_go() -> None:
     settings = Settings(ledger=LedgerSettings(mode="http"))
-    assert len(missing_for_serving(settings)) == 5
+    assert len(serving_problems(settings)) == 5
 
 
 def test_describe_shows_every_key_with_its_value_and_origin(tmp_path: Path) -> None:
@@ -119,3 +121,11 @@ def test_no_password_however_odd_is_shown(before: str, after: str) -> None:
     url = f"postgresql://u:{before}hunter2{after}@h/d?sslmode=require"
     if is_database_url(url):
         assert "hunter2" not in show_database_url(url)
+
+
+def test_currencies_the_embedded_ledger_would_refuse_stop_the_start() -> None:
+    settings = Settings(stripe=StripeSettings(currencies=("USD", "EUR", "CHF")))
+    (problem,) = [line for line in serving_problems(settings) if "currencies" in line]
+    assert "would refuse CHF, EUR" in problem
+    remote = attrs.evolve(settings, ledger=LedgerSettings(mode="http"))
+    assert not [line for line in serving_problems(remote) if "currencies" in line]
