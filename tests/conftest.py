@@ -31,7 +31,7 @@ class Postgres:
     _admin: Database
     _token: trio.lowlevel.TrioToken
 
-    def create_database(self, template: str, options: str = "STRATEGY file_copy") -> str:
+    def create_database(self, template: str, options: str = "") -> str:
         """Clone a database and return its name."""
         name = f"test_{os.getpid()}_{next(_names)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} {options}")

@@ -7,6 +7,7 @@ Stops: on ``close``, after one last write.
 """
 
 import structlog
+import trio
 from attrs import define, field
 
 from clawsettle.actors.timer import Timer
@@ -15,6 +16,7 @@ from clawsettle.storage.delivery_log import DeliveryEntry, DeliveryLog
 
 _log = structlog.get_logger(__name__)
 _EXPIRE_BATCH = 1000
+_EXPIRE_EVERY_S = 60.0
 
 
 @define(eq=False)
@@ -27,6 +29,7 @@ class DeliveryRecorder:
     name: str = field(default="delivery_recorder", init=False)
     dropped_count: int = field(default=0, init=False)
     _held: list[DeliveryEntry] = field(factory=list, init=False)
+    _expire_at: float = field(default=0.0, init=False)
     _timer: Timer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -41,7 +44,8 @@ class DeliveryRecorder:
 
     async def run(self) -> None:
         """Write what was noted, and let old entries go, until closed."""
-        await self._timer.run(self._write)
+        self._expire_at = trio.current_time() + _EXPIRE_EVERY_S
+        await self._timer.run(self._keep)
 
     def close(self) -> None:
         """Write once more, then end."""
@@ -51,15 +55,24 @@ class DeliveryRecorder:
         """Return what waits to be written and what was dropped so far."""
         return {"waiting": len(self._held), "dropped_count": self.dropped_count}
 
-    async def _write(self) -> bool:
+    async def _keep(self) -> bool:
+        """Write and expire; True when more is to expire. What storage refuses is dropped."""
         entries, self._held = self._held, []
         try:
             if entries:
                 await self.log.append(entries)
-            # At least as many may go as have come, so the log cannot outgrow its retention.
-            expired = await self.log.expire(_EXPIRE_BATCH + len(entries))
+                entries = []
+            return await self._expire()
         except StorageError as error:
             self.dropped_count += len(entries)
-            _log.warning("delivery_log_failed", entries=len(entries), error=error.message)
+            _log.warning("delivery_log_failed", dropped=len(entries), error=error.message)
             return False
-        return expired > len(entries)
+
+    async def _expire(self) -> bool:
+        now = trio.current_time()
+        if now < self._expire_at:
+            return False
+        if await self.log.expire(_EXPIRE_BATCH) == _EXPIRE_BATCH:
+            return True
+        self._expire_at = now + _EXPIRE_EVERY_S
+        return False

@@ -118,7 +118,7 @@ class ForwardingSettings:
     """``[forwarding]``: how accepted events reach the ledger, and when they are tried again.
 
     ``retry_base_s`` above ``retry_max_s`` is allowed: the delay is then ``retry_max_s``.
-    Raises: KeyProblem unless ``attempt_timeout_s`` is shorter than ``lease_s``.
+    Raises: KeyProblem unless ``attempt_timeout_s`` is shorter than half of ``lease_s``.
     """
 
     acknowledge: Literal["attempted", "committed"] = choice(
@@ -137,11 +137,11 @@ class ForwardingSettings:
     mailbox_max: int = whole(2000, 1, 1_000_000, "messages")
 
     def __attrs_post_init__(self) -> None:
-        # An attempt that outlives its lease could be made a second time by another daemon.
-        if self.attempt_timeout_s >= self.lease_s:
+        # A row may wait for one round of attempts before its own, all within one lease.
+        if 2 * self.attempt_timeout_s >= self.lease_s:
             raise KeyProblem(
                 "attempt_timeout_s",
-                f"must be shorter than forwarding.lease_s ({self.lease_s:g} seconds), "
+                f"must be shorter than half of forwarding.lease_s ({self.lease_s:g} seconds), "
                 f"got {self.attempt_timeout_s:g}",
             )
 

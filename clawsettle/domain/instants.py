@@ -8,8 +8,7 @@ _UNIX_MAX = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 def iso_instant(at: datetime) -> str:
     """Render an aware instant as ``2025-02-11T16:06:40.000Z``, cut to the millisecond."""
-    utc = at.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def to_millisecond(at: datetime) -> datetime:

@@ -88,6 +88,6 @@ def verify_signature(
     for secret in secrets:
         expected = sign(body, timestamp_s=parsed.timestamp_s, secret=secret).encode()
         for candidate in parsed.candidates:
-            matched |= hmac.compare_digest(expected, candidate.encode())
+            matched |= hmac.compare_digest(expected, candidate.encode("utf-8", "surrogatepass"))
     if not matched:
         raise SignatureInvalid("no signature matches")

@@ -138,9 +138,9 @@ class WebhookRoute:
             environment=self.stripe.environment,
             allow_testmode=self.stripe.allow_testmode_in_production,
         )
-        mapped, quarantined = await self._mapped(event)
         receipt, standing, attempted = None, None, False
         with self.patience.bound(self.forwarding.answer_deadline_s):
+            mapped, quarantined = await self._mapped(event)
             receipt = await self.intake.receive(Delivery(event, body, mapped, quarantined))
             standing = receipt.standing
             if standing is not None and self.forwarding.acknowledge == "attempted":

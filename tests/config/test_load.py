@@ -393,8 +393,8 @@ def test_a_problem_reads_as_documented() -> None:
         ({"CLAWSETTLE_ADMN__KEYS": "k"}, "the nearest known is CLAWSETTLE_ADMIN__KEYS"),
         ({"CLAWSETTLE_DAEMON__BIND_FILE": "/x"}, "unknown key"),
         ({"CLAWSETTLE_FORWARDING__LEASE_S": "10"},
-         ("forwarding.attempt_timeout_s (default): must be shorter than forwarding.lease_s "
-          "(10 seconds), got 10")),
+         ("forwarding.attempt_timeout_s (default): must be shorter than half of "
+          "forwarding.lease_s (10 seconds), got 10")),
     ],
 )  # fmt: skip
 def test_a_wrong_environment_is_one_problem(environ: dict[str, str], message: str) -> None:
@@ -461,7 +461,7 @@ def test_any_environment_gives_settings_or_a_config_error(environ: dict[str, str
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ForwardingSettings(attempt_timeout_s=30.0),
+        lambda: ForwardingSettings(attempt_timeout_s=15.0),
         lambda: ForwardingSettings(retry_batch_limit=201),
         lambda: LedgerSettings(mode="remote"),  # type: ignore[arg-type]
         lambda: LedgerSettings(admin_keys=("text",)),  # type: ignore[arg-type]

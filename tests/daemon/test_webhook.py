@@ -257,7 +257,7 @@ async def test_committed_acknowledgement_answers_right_after_the_commit(database
 
 async def test_a_ledger_that_hangs_is_answered_for_within_the_deadline(database_url: str) -> None:
     bounded = settings(
-        forwarding={"answer_deadline_s": 0.5, "attempt_timeout_s": 2.0, "lease_s": 3.0}
+        forwarding={"answer_deadline_s": 0.5, "attempt_timeout_s": 1.4, "lease_s": 3.0}
     )
     async with open_house(database_url, bounded) as house:
         account_id = await house.open_account()

@@ -49,6 +49,8 @@ CREATE TABLE settlement_outbox (
     CONSTRAINT settlement_outbox_leased_is_open CHECK (lease_token IS NULL OR due_at IS NOT NULL),
     CONSTRAINT settlement_outbox_forwarded_is_known
         CHECK ((state = 'forwarded') = (settlement_id IS NOT NULL AND forwarded_at IS NOT NULL)),
+    CONSTRAINT settlement_outbox_blame_known
+        CHECK (blame IN ('us', 'target', 'provider', 'config', 'poison')),
     CONSTRAINT settlement_outbox_dead_has_blame CHECK ((state = 'dead') = (blame IS NOT NULL))
 );
 COMMENT ON COLUMN settlement_outbox.due_at IS

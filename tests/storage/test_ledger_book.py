@@ -1,0 +1,344 @@
+"""The ledger on a real database: whole commits or none, one writer, and what is read back."""
+
+import json
+from datetime import datetime, timedelta
+from functools import partial
+
+import pytest
+import trio
+from attrs import asdict
+
+from clawsettle.actors.ledger_keeper import Result, decide_all
+from clawsettle.domain.errors import StorageError
+from clawsettle.domain.journal import Bucket, Posting
+from clawsettle.domain.ledger import Book, Command, OpenAccount
+from clawsettle.domain.money import MINOR_MAX
+from clawsettle.storage.ledger_book import LedgerBook
+from tests.domain.ledger_cases import (
+    ALICE,
+    ALICE_DID,
+    BOB,
+    STRIPE_USD,
+    request,
+    settlement_of,
+)
+from tests.storage.books import apply, available, codes, done, open_accounts, open_book, prove
+
+
+async def test_a_crash_between_deciding_and_storing_leaves_no_trace(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        commands: list[Command] = [OpenAccount(ALICE_DID), request("k1")]
+
+        def crash(loaded: Book) -> list[Result]:
+            assert codes(decide_all(loaded, commands)) == ["created", "created"]
+            raise RuntimeError("killed here")
+
+        with pytest.raises(RuntimeError, match="killed here"):
+            await book.apply(commands, crash)
+        assert await book.account(ALICE) is None
+        assert await prove(book) == []
+        assert codes(await apply(book, *commands)) == ["created", "created"]
+        assert [event.seq for event in await prove(book)] == [1]
+        assert await available(book, ALICE) == 1000
+
+
+async def test_a_commit_that_fails_half_way_leaves_no_trace(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+
+        def with_a_stray_posting(loaded: Book) -> list[Result]:
+            results = decide_all(loaded, [request("k1")])
+            loaded.postings.append(Posting(1, 2, "acc_nobody", Bucket.AVAILABLE, 5))
+            return results
+
+        with pytest.raises(StorageError) as caught:
+            await book.apply([request("k1")], with_a_stray_posting)
+        assert caught.value.details["constraint"] == "ledger_posting_account_fk"
+        assert await prove(book) == []
+        assert await available(book, ALICE) == 0
+        assert await book.settlements_of_payment("stripe", "pi_1", None) == []
+        assert codes(await apply(book, request("k1"))) == ["created"]
+
+
+async def test_work_that_was_cut_off_is_decided_again_on_a_fresh_book(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        tails: list[int] = []
+
+        def cut_once(loaded: Book) -> list[Result]:
+            results = decide_all(loaded, [request("k1")])
+            tails.append(loaded.tail.seq)
+            if len(tails) == 1:
+                raise ConnectionResetError
+            return results
+
+        assert codes(await book.apply([request("k1")], cut_once)) == ["created"]
+        assert tails == [1, 1]
+        assert len(await prove(book)) == 1
+
+
+async def test_a_refused_command_does_not_stop_the_rest_of_its_batch(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        results = await apply(
+            book,
+            request("k1", amount_minor="300"),
+            request("k2", direction="refund", amount_minor="301"),
+            request("k3", account_id="acc_nobody", external_payment_id="pi_3"),
+            request("k4", direction="refund", amount_minor="300"),
+            request("k5", status="pending"),
+            request("k1", amount_minor="300"),
+            request("k1", amount_minor="301"),
+        )
+        assert codes(results) == [
+            "created",
+            "INSUFFICIENT_FUNDS",
+            "NOT_FOUND",
+            "created",
+            "DUPLICATE_CONFLICT",
+            "repeated",
+            "IDEMPOTENCY_KEY_REUSED",
+        ]
+        assert [event.event_type for event in await prove(book)] == [
+            "payin_settle",
+            "payin_reverse",
+        ]
+        assert await available(book, ALICE) == 0
+        again = await apply(book, request("k2", direction="refund", amount_minor="300"))
+        assert codes(again) == ["repeated"], "a refused key is free"
+
+
+async def test_the_commands_of_a_batch_see_each_other(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        results = await apply(
+            book,
+            request("k0"),
+            OpenAccount(ALICE_DID),
+            OpenAccount(ALICE_DID),
+            request("k1"),
+            request("k2", status="reversed"),
+        )
+        assert codes(results) == ["NOT_FOUND", "created", "repeated", "created", "created"]
+        assert len(await prove(book)) == 2
+        assert await available(book, STRIPE_USD) == 0
+
+
+async def test_a_batch_that_changes_nothing_writes_nothing(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        await done(book, request("k1"))
+        before = await written(book)
+        results = await apply(
+            book, request("k1"), OpenAccount(ALICE_DID), request("k2", account_id="acc_nobody")
+        )
+        assert codes(results) == ["repeated", "repeated", "NOT_FOUND"]
+        assert await written(book) == before
+
+
+async def written(book: LedgerBook) -> list[object]:
+    """The transaction that last wrote each row of the ledger."""
+    rows = await book.database.fetch(
+        """
+        SELECT xmin::text FROM ledger_account
+        UNION ALL SELECT xmin::text FROM ledger_settlement
+        UNION ALL SELECT xmin::text FROM ledger_ingestion
+        UNION ALL SELECT xmin::text FROM ledger_tail
+        """
+    )
+    return sorted(row["xmin"] for row in rows)
+
+
+async def test_another_daemon_replays_the_first_answer_to_the_letter(database_url: str) -> None:
+    told = request(
+        "k1",
+        metadata={"z": 1, "a": {"y": [1.5, None, True], "b": "\u00fc\U0001f980\\"}},
+        network="stripe",
+        provider_updated_at="2026-02-11T00:00:05Z",
+    )
+    async with open_book(database_url) as one:
+        await open_accounts(one)
+        (first,) = await done(one, told)
+        await done(one, request("k2", status="reversed"))
+    async with open_book(database_url) as other:
+        (replay,) = await done(other, told)
+        expected = {
+            **first.body,
+            "idempotency": {"key": "k1", "replayed": True, "deduped": False},
+        }
+        assert json.dumps(replay.body) == json.dumps(expected)
+        (stored,) = await other.settlements_of_payment("stripe", "pi_1", "payin")
+        assert stored.status == "reversed"
+        assert stored.metadata == told.metadata
+
+
+async def test_records_are_read_back_as_they_were_decided(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        loaded: list[Book] = []
+
+        def decide_and_keep(fresh: Book) -> list[Result]:
+            loaded.append(fresh)
+            return decide_all(fresh, commands)
+
+        commands: list[Command] = [
+            OpenAccount(ALICE_DID),
+            request("k1", amount_minor=str(MINOR_MAX), metadata={"b": 1, "a": [2]}, rail="card"),
+            request("k2", direction="payout", status="pending", settled_at="then"),
+        ]
+        await book.apply(commands, decide_and_keep)
+        (decided,) = loaded
+        assert await book.account(ALICE) == decided.accounts[ALICE]
+        assert await book.account_by_did(ALICE_DID) == decided.accounts[ALICE]
+        assert await book.account(STRIPE_USD) == decided.accounts[STRIPE_USD]
+        assert await book.account("acc_nobody") is None
+        assert await book.account_by_did("did:key:nobody") is None
+        assert await prove(book) == decided.events
+        for natural_key, settlement in decided.settlements.items():
+            assert await book.settlements_of_payment(*natural_key) == [settlement]
+
+
+async def test_a_step_stores_everything_it_changes(database_url: str) -> None:
+    first = request(
+        "k1",
+        status="failed",
+        amount_minor="1000",
+        network="stripe",
+        rail="card",
+        metadata={"a": 1},
+        provider_created_at="c1",
+        provider_updated_at="u1",
+        settled_at="s1",
+    )
+    second = request(
+        "k2",
+        amount_minor="900",
+        network="other",
+        rail="link",
+        metadata={"b": 2},
+        provider_created_at="c2",
+        provider_updated_at="u2",
+        settled_at="s2",
+    )
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        await done(book, first)
+        (before,) = await book.settlements_of_payment("stripe", "pi_1", "payin")
+        (answer,) = await done(book, second)
+        (stored,) = await book.settlements_of_payment("stripe", "pi_1", "payin")
+        assert stored.view() == settlement_of(answer)
+        same = {"settlement_id", "provider", "external_payment_id", "direction", "account_id"}
+        for name in asdict(stored).keys() - same - {"currency", "created_at"}:
+            assert getattr(stored, name) != getattr(before, name), name
+        await prove(book)
+
+
+async def test_a_payments_settlements_are_newest_first(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        for direction in ("payout", "payin", "refund"):
+            await done(book, request(direction, direction=direction))
+            await book.database.fetch(
+                "UPDATE ledger_settlement SET created_at = created_at - interval '1 hour'"
+            )
+        found = await book.settlements_of_payment("stripe", "pi_1", None)
+        assert [settlement.direction for settlement in found] == ["refund", "payin", "payout"]
+        (payin,) = await book.settlements_of_payment("stripe", "pi_1", "payin")
+        assert payin == found[1]
+        assert await book.settlements_of_payment("stripe", "pi_2", None) == []
+        assert await book.settlements_of_payment("adyen", "pi_1", None) == []
+
+
+async def test_colliding_dids_keep_their_accounts_on_every_daemon(database_url: str) -> None:
+    async with open_book(database_url) as one, open_book(database_url) as other:
+        (first,) = await done(one, OpenAccount("did:key:Aa"))
+        (second,) = await done(other, OpenAccount("did:key:BB"))
+        assert first.body["id"] != second.body["id"]
+        repeated = await done(one, OpenAccount("did:key:BB"), OpenAccount("did:key:Aa"))
+        assert [answer.body for answer in repeated] == [second.body, first.body]
+        found = await one.account_by_did("did:key:BB")
+        assert found is not None
+        assert found.account_id == second.body["id"]
+
+
+async def test_the_journals_clock_never_runs_behind_its_tail(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        await done(book, request("k1"))
+        # As if the last event had come from a host, since failed, whose clock ran ahead.
+        rows = await book.database.fetch(
+            "UPDATE ledger_tail SET created_at = created_at + interval '1 hour'"
+            " RETURNING created_at"
+        )
+        ahead: datetime = rows[0]["created_at"]
+        await done(book, request("k2", external_payment_id="pi_2"))
+        await done(book, request("k3", external_payment_id="pi_3"))
+        events = await prove(book)
+        assert [event.created_at for event in events[1:]] == [ahead, ahead]
+        assert ahead - events[0].created_at == timedelta(hours=1)
+
+
+async def test_the_trial_balance_names_what_does_not_add_up(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        await done(book, request("k1"))
+        await book.database.fetch(
+            "UPDATE ledger_account SET available_minor = 1001 WHERE account_id = $1", ALICE
+        )
+        assert await book.imbalances() == [f"account {ALICE}: off by 1"]
+        await book.database.fetch("UPDATE ledger_posting SET delta_minor = 1001 WHERE leg = 0")
+        assert await book.imbalances() == ["event 1: off by 1"]
+
+
+async def test_the_journal_is_read_in_stretches(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        payins = [request(f"k{n}", external_payment_id=f"pi_{n}") for n in range(5)]
+        await done(book, *payins)
+        pages = [await book.journal(after, 2) for after in (0, 2, 4, 5)]
+        assert [[event.seq for event in page] for page in pages] == [[1, 2], [3, 4], [5], []]
+
+
+async def test_the_database_itself_refuses_a_book_that_cannot_be(database_url: str) -> None:
+    impossible = {
+        "ledger_account_not_negative": "UPDATE ledger_account SET held_minor = -1",
+        "ledger_account_user_has_did": "UPDATE ledger_account SET did = NULL",
+        "ledger_account_kind_known": "UPDATE ledger_account SET kind = 'clearing', did = NULL",
+        "ledger_settlement_amount_positive": "UPDATE ledger_settlement SET amount_minor = 0",
+        "ledger_settlement_status_known": "UPDATE ledger_settlement SET status = 'paid'",
+        "ledger_settlement_direction_known": "UPDATE ledger_settlement SET direction = 'in'",
+        "ledger_event_amount_positive": "UPDATE ledger_event SET amount_minor = 0",
+        "ledger_event_bucket_known": "UPDATE ledger_event SET bucket = 'A'",
+        "ledger_event_link_once": "UPDATE ledger_event SET previous_hash = repeat('0', 64)",
+        "ledger_posting_moves": "UPDATE ledger_posting SET delta_minor = 0",
+        "ledger_posting_event_fk": "UPDATE ledger_posting SET seq = seq + 9",
+        "ledger_posting_account_fk": "UPDATE ledger_posting SET account_id = 'acc_nobody'",
+        "ledger_tail_single": "UPDATE ledger_tail SET one = false",
+        "ledger_ingestion_settlement_fk": "UPDATE ledger_ingestion SET settlement_id = 'set_none'",
+    }
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        await done(book, request("k1"), request("k2", external_payment_id="pi_2"))
+        for constraint, sql in impossible.items():
+            with pytest.raises(StorageError) as caught:
+                await book.database.fetch(sql)
+            assert caught.value.details["constraint"] == constraint, sql
+        assert len(await prove(book)) == 2
+
+
+async def test_two_batches_that_meet_are_decided_one_after_the_other(database_url: str) -> None:
+    async with open_book(database_url) as one, open_book(database_url) as other:
+        await open_accounts(one)
+        seen: list[int] = []
+
+        def watch(loaded: Book, *, commands: list[Command]) -> list[Result]:
+            seen.append(loaded.tail.seq)
+            return decide_all(loaded, commands)
+
+        async def write(book: LedgerBook, name: str) -> None:
+            command = request(name, external_payment_id=name, account_id=BOB)
+            await book.apply([command], partial(watch, commands=[command]))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(write, (one, other)[number % 2], f"p{number}")
+        assert seen == list(range(10)), "every writer saw all that was written before it"
+        await prove(one)
