@@ -77,7 +77,7 @@ class SettlementForwarder:
 
     ``capacity`` bounds the rows held here: no more than can be sent before their leases end.
     ``in_flight_max`` bounds the ledger calls under way, ``attempt_timeout_s`` each of them.
-    ``when_roomy`` is called when a full forwarder has room again.
+    ``when_roomy`` is called when there is room again for somebody who found none.
     """
 
     outbox: SettlementOutbox
@@ -89,8 +89,10 @@ class SettlementForwarder:
     when_roomy: Callable[[], None] = field(default=lambda: None)
     name: str = field(default="settlement_forwarder", init=False)
     lease_lost_count: int = field(default=0, init=False)
+    rescued_count: int = field(default=0, init=False)
     _under_way: set[_Work] = field(factory=set, init=False)
     _reserved: int = field(default=0, init=False)
+    _missed: bool = field(default=False, init=False)
     _latest: dict[str, Attempt] = field(factory=dict, init=False)
     _waiting: Mailbox[_Work] = field(init=False)
     _finished: Mailbox[_Finished] = field(init=False)
@@ -108,17 +110,19 @@ class SettlementForwarder:
     def reserve(self, most: int) -> Iterator[Seats]:
         """Set aside up to ``most`` seats while rows for them are leased; the rest is given back."""
         seats = Seats(min(most, self.room), self)
+        self._missed |= seats.count == 0
         self._reserved += seats.count
         try:
             yield seats
         finally:
-            was_full = not self.room
             self._reserved -= seats.count
-            if was_full and seats.count:
-                self.when_roomy()
+            self._tell_who_missed()
 
     def start(self, row: LeasedRow) -> Attempt:
         """Start a row's attempt on a reserved seat; see ``Seats.take``."""
+        if row.rescued:
+            self.rescued_count += 1
+            _log.warning("settlement_rescued", event_id=row.event_id, attempts=row.attempts)
         work = _Work(row, Attempt())
         self._waiting.put(work)
         self._reserved -= 1
@@ -149,11 +153,12 @@ class SettlementForwarder:
         self._waiting.close()
 
     def statistics(self) -> dict[str, int]:
-        """Return what is under way and how many leases were lost so far."""
+        """Return what is under way, and how many leases were lost and taken over so far."""
         return {
             "under_way": len(self._under_way),
             "capacity": self.capacity,
             "lease_lost_count": self.lease_lost_count,
+            "rescued_count": self.rescued_count,
         }
 
     async def _start_attempts(self, nursery: trio.Nursery, slots: trio.CapacityLimiter) -> None:
@@ -251,12 +256,15 @@ class SettlementForwarder:
         self._settle(work, None)
 
     def _settle(self, work: _Work, standing: Standing | None) -> None:
-        was_full = not self.room
         self._under_way.discard(work)
         if self._latest.get(work.row.event_id) is work.attempt:
             del self._latest[work.row.event_id]
         work.attempt.resolve(standing)
-        if was_full:
+        self._tell_who_missed()
+
+    def _tell_who_missed(self) -> None:
+        if self._missed and self.room:
+            self._missed = False
             self.when_roomy()
 
 

@@ -6,19 +6,16 @@ one poll interval, as far as the forwarder has room. Nothing depends on who held
 Stops: on ``close``, after the claim under way.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-import structlog
 import trio
 from attrs import define, field, frozen
 
 from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
 from clawsettle.actors.timer import Timer
 from clawsettle.domain.forwarding import ForwardingState, Standing
-from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
+from clawsettle.storage.settlement_outbox import SettlementOutbox
 
-_log = structlog.get_logger(__name__)
 _REMAINING_MAX = 10_000
 
 
@@ -41,7 +38,6 @@ class SettlementRescuer:
     batch_max: int
     poll_s: float
     name: str = field(default="settlement_rescuer", init=False)
-    rescued_count: int = field(default=0, init=False)
     _timer: Timer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -58,10 +54,6 @@ class SettlementRescuer:
     def close(self) -> None:
         """Claim no more."""
         self._timer.stop()
-
-    def statistics(self) -> dict[str, int]:
-        """Return how many rows were taken over from a holder that let its lease run out."""
-        return {"rescued_count": self.rescued_count}
 
     async def retry(
         self,
@@ -94,20 +86,15 @@ class SettlementRescuer:
         return RetrySummary(len(rows), forwarded, len(results) - forwarded, remaining)
 
     async def _claim(self) -> bool:
-        with self.forwarder.reserve(self.batch_max) as seats:
+        # Half of the room: new events must find seats while this claim is under way.
+        half = (self.forwarder.room + 1) // 2
+        with self.forwarder.reserve(min(self.batch_max, half)) as seats:
             most = seats.count
             if not most:
                 return False
             rows = await self.outbox.claim_due(most)
             seats.take(rows)
-        self._count_rescued(rows)
         return len(rows) == most
-
-    def _count_rescued(self, rows: Sequence[LeasedRow]) -> None:
-        rescued = [row for row in rows if row.rescued]
-        self.rescued_count += len(rescued)
-        for row in rescued:
-            _log.warning("settlement_rescued", event_id=row.event_id, attempts=row.attempts)
 
 
 async def _collect(attempt: Attempt, results: list[Standing | None]) -> None:

@@ -120,6 +120,8 @@ class WebhookIntake:
             # In the order of arrival: a payment before its refund.
             leased = [row for event_id in same if (row := new_rows.get(event_id)) is not None]
             attempts = seats.take(leased)
+        if any(new.row is None and new.due_at is not None for new in recorded):
+            self.forwarder.when_roomy()
         for new in recorded:
             self._answer_new(same.pop(new.event_id), new, attempts.get(new.event_id))
         if same:

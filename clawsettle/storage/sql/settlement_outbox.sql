@@ -77,16 +77,9 @@ WHERE e.event_id = ANY ($1::text[]);
 -- A live lease of somebody else is never taken. With force, waiting rows are taken before their
 -- time, and dead ones come back to life.
 -- $1 text[] event ids   $2 boolean force   $3 double precision lease in seconds
-UPDATE settlement_outbox AS o
-SET lease_token = nextval('lease_token'),
-    due_at = now() + $3::double precision * interval '1 second',
-    attempts = o.attempts + 1,
-    state = CASE WHEN o.state = 'dead' THEN 'failed' ELSE o.state END,
-    blame = NULL,
-    last_attempted_at = now(),
-    updated_at = now()
-WHERE o.event_id IN (
-    SELECT c.event_id FROM settlement_outbox AS c
+WITH claimable AS MATERIALIZED (
+    SELECT c.event_id, c.lease_token IS NOT NULL AS rescued
+    FROM settlement_outbox AS c
     WHERE c.event_id = ANY ($1::text[])
       AND (
           c.due_at <= now()
@@ -95,7 +88,17 @@ WHERE o.event_id IN (
     ORDER BY c.event_id
     FOR UPDATE SKIP LOCKED
 )
-RETURNING o.event_id, o.payload, o.state, o.attempts, o.due_at, o.lease_token;
+UPDATE settlement_outbox AS o
+SET lease_token = nextval('lease_token'),
+    due_at = now() + $3::double precision * interval '1 second',
+    attempts = o.attempts + 1,
+    state = CASE WHEN o.state = 'dead' THEN 'failed' ELSE o.state END,
+    blame = NULL,
+    last_attempted_at = now(),
+    updated_at = now()
+FROM claimable
+WHERE o.event_id = claimable.event_id
+RETURNING o.event_id, o.payload, o.state, o.attempts, o.due_at, o.lease_token, claimable.rescued;
 
 -- name: claim_due
 -- Lease the rows that are due, longest due first: waiting ones whose time has come, and those whose
