@@ -221,11 +221,8 @@ _NO_ANSWER: dict[str, tuple[bytes, str]] = {
         "DecodingError",
     ),
 }
-# httpx leaves generators of its own to the garbage collector when a body is not read to its end.
-_UNREAD = pytest.mark.filterwarnings("ignore:Async generator 'http(x|core):ResourceWarning")
 
 
-@_UNREAD
 @pytest.mark.parametrize(("said", "fault"), _NO_ANSWER.values(), ids=_NO_ANSWER.keys())
 async def test_what_is_no_answer_is_unknown(said: bytes, fault: str) -> None:
     assert await sent_to(saying(said)) == Unknown(f"no answer from the ledger: {fault}")
@@ -246,7 +243,6 @@ async def test_a_settlement_without_an_id_is_unknown() -> None:
     assert outcome == Unknown("the ledger's answer names no settlement id", 201)
 
 
-@_UNREAD
 async def test_an_answer_beyond_all_measure_is_not_read_to_its_end() -> None:
     async def pour(stream: trio.SocketStream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n")
