@@ -97,6 +97,11 @@ class Mailbox(Generic[T]):
         self._held -= size
         return taken
 
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._items.clear()
+        self._held = 0
+
     def close(self) -> None:
         """Take no more; what waits is still handed out."""
         self._closed = True

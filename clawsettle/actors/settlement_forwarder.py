@@ -144,6 +144,8 @@ class SettlementForwarder:
                     await self._start_attempts(attempts, slots)
                 self._finished.close()
         finally:
+            # Nothing that was let go of may keep a place in the queue.
+            self._waiting.clear()
             for work in list(self._under_way):
                 self._settle(work, None)
             self._finished = Mailbox(self.capacity)

@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 
 from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
 from clawsettle.actors.timer import Timer
+from clawsettle.domain.errors import Overloaded
 from clawsettle.domain.forwarding import ForwardingState, Standing
 from clawsettle.storage.settlement_outbox import SettlementOutbox
 
@@ -67,12 +68,16 @@ class SettlementRescuer:
 
         With ``event_id`` that row alone, and with ``force`` also before its time or when it is
         dead; a row that somebody is working on is left to them.
+
+        Raises: Overloaded when the named row finds no room, StorageUnavailable or StorageError.
         """
         with self.forwarder.reserve(limit if event_id is None else 1) as seats:
             if event_id is None:
                 rows = await self.outbox.claim_due(seats.count, force=force)
+            elif not seats.count:
+                raise Overloaded("too many attempts are under way")
             else:
-                rows = await self.outbox.claim([event_id][: seats.count], force=force)
+                rows = await self.outbox.claim([event_id], force=force)
             attempts = seats.take(rows)
         results: list[Standing | None] = []
         with budget:

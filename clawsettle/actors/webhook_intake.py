@@ -31,10 +31,10 @@ _log = structlog.get_logger(__name__)
 class Receipt:
     """What is committed about a delivered event.
 
-    ``deduped`` is False for the one delivery that recorded the event, or whose claim started this
-    attempt. ``standing`` is None when nothing of the event is forwarded. ``attempt`` is the
-    attempt under way on this daemon; ``pending`` says that one is under way somewhere, or about
-    to be.
+    ``deduped`` is False for the delivery that recorded the event, and for one that starts another
+    attempt after a failed one was answered as a failure. ``standing`` is None when nothing of the
+    event is forwarded. ``attempt`` is the attempt under way on this daemon; ``pending`` says that
+    one is under way somewhere, or about to be.
     """
 
     event_type: str
@@ -49,12 +49,17 @@ _Ask = Ask[Delivery, Receipt]
 
 @define(eq=False)
 class WebhookIntake:
-    """See the module. ``batch_max`` bounds one commit, ``waiting_max`` the deliveries that wait."""
+    """See the module. ``batch_max`` bounds one commit, ``waiting_max`` the deliveries that wait.
+
+    ``failures_are_answered`` says that a failed attempt is answered as a failure: the delivery
+    that starts the next attempt is then the first that can count.
+    """
 
     outbox: SettlementOutbox
     forwarder: SettlementForwarder
     batch_max: int
     waiting_max: int
+    failures_are_answered: bool = True
     name: str = field(default="webhook_intake", init=False)
     mismatch_count: int = field(default=0, init=False)
     _mailbox: Mailbox[_Ask] = field(init=False)
@@ -165,9 +170,14 @@ class WebhookIntake:
                 standing = Standing(claimed[event_id].state, claimed[event_id].due_at)
             for position, ask in enumerate(asks):
                 self._flag_mismatch(ask, event.body_sha256)
-                starts = event_id in claimed and position == 0
+                starts = position == 0 and event_id in claimed and self._counts_anew(event)
                 pending = event.leased or event.due or event_id in claimed
                 ask.reply.resolve(Receipt(event.event_type, not starts, standing, attempt, pending))
+
+    def _counts_anew(self, event: KnownEvent) -> bool:
+        """Return whether no delivery of this event has been told yet that it counted."""
+        failed = event.standing is not None and event.standing.state is ForwardingState.FAILED
+        return failed and self.failures_are_answered
 
     def _flag_mismatch(self, ask: _Ask, body_sha256: bytes) -> None:
         if ask.request.body_sha256 != body_sha256:

@@ -94,7 +94,13 @@ def assemble(settings: Settings, database: Database) -> Parts:
     )
     rescuer = SettlementRescuer(outbox, forwarder, CLAIM_BATCH_MAX, forwarding.poll_s)
     forwarder.when_roomy = rescuer.ring
-    intake = WebhookIntake(outbox, forwarder, INTAKE_BATCH_MAX, forwarding.mailbox_max)
+    intake = WebhookIntake(
+        outbox,
+        forwarder,
+        INTAKE_BATCH_MAX,
+        forwarding.mailbox_max,
+        failures_are_answered=forwarding.acknowledge == "attempted",
+    )
     recorder = DeliveryRecorder(
         DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
     )
@@ -215,6 +221,8 @@ def _ledger(
 ) -> tuple[Ledger, LedgerKeeper | None, HttpLedger | None]:
     """Return the ledger the mode names, and whichever of the two it is."""
     if settings.ledger.mode == "embedded":
+        if settings.ledger.base_url is not None:
+            _log.warning("ledger_base_url_unused", mode="embedded")
         keeper = LedgerKeeper(
             LedgerBook(database, settings.ledger.currency),
             error_status,

@@ -5,6 +5,7 @@ given are generated once and kept there.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,12 +60,13 @@ async def _run(given: Settings, state_dir: Path) -> None:
                 environment=settings.stripe.environment,
             ),
         )
+        quoted = shlex.quote(str(state_dir))
         _log.info(
             "ready",
             address=addresses.settle.url,
             ledger_address=ledger_url,
             # "try" is the command to paste: the program as it was started, the directory in use.
-            **{"try": f"{_program()} send payment_intent.succeeded --state-dir {state_dir}"},
+            **{"try": f"{_program()} send payment_intent.succeeded --state-dir {quoted}"},
         )
 
     await run_daemon(settings, announce=announce)

@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from clawsettle.actors.settlement_rescuer import RetrySummary, SettlementRescuer
 from clawsettle.actors.supervisor import Intensity, Supervised
+from clawsettle.domain.errors import Overloaded
 from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Refused
 from clawsettle.storage.bridge import Transaction, open_database
 from tests.actors.test_settlement_forwarder import (
@@ -355,7 +356,8 @@ async def test_a_retry_without_room_says_so(database_url: str) -> None:
         (attempt,) = await on.send("evt_1")
         async with rescue(on, running=False) as by:
             assert await by.retry() == RetrySummary(0, 0, 0, 2)
-            assert await by.retry(event_id="evt_2") == RetrySummary(0, 0, 0, 0)
+            with pytest.raises(Overloaded):
+                await by.retry(event_id="evt_2")
             ledger.open("evt_1")
             assert await states([attempt]) == ["forwarded"]
             assert await by.retry() == RetrySummary(1, 1, 0, 1)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 import trio
 
+from clawsettle.actors.settlement_forwarder import SettlementForwarder
 from clawsettle.sandbox.stripe_events import signature_header, stripe_event
 from tests.house import House, open_house, payin, plan, settings
 
@@ -253,6 +254,45 @@ async def test_committed_acknowledgement_answers_right_after_the_commit(database
         assert await house.retry(event_id="evt_1", force=True) == _counts(1, 1, 0)
         last = (await house.deliver(payin("evt_1", "acc_32ca986a"))).json()
         assert (last["forwarded_to_ledger"], "retry_scheduled" in last) == (True, False)
+
+
+async def test_a_committed_event_counts_once_however_often_it_is_tried(database_url: str) -> None:
+    committed = settings(forwarding={"acknowledge": "committed", "poll_s": 3600})
+    async with open_house(database_url, committed) as house:
+        said = [(await house.deliver(payin("evt_1", "acc_nobody"))).json()["deduped"]]
+        for _ in range(2):
+            await _until_failed(house, "evt_1")
+            await house.database.fetch("UPDATE settlement_outbox SET due_at = now()")
+            said.append((await house.deliver(payin("evt_1", "acc_nobody"))).json()["deduped"])
+        assert said == [False, True, True]
+        await _until_failed(house, "evt_1")
+        assert (await house.row("evt_1"))["attempts"] == 3
+
+
+async def test_a_duplicate_that_starts_the_first_attempt_is_a_duplicate(database_url: str) -> None:
+    async with open_house(database_url, settings(forwarding={"poll_s": 3600})) as house:
+        account_id = await house.open_account()
+        (forwarder,) = [
+            one.actor for one in house.parts.actors if one.actor.name == "settlement_forwarder"
+        ]
+        assert isinstance(forwarder, SettlementForwarder)
+        forwarder.when_roomy = lambda: None
+        said: list[bool] = []
+
+        async def deliver() -> None:
+            said.append((await house.deliver(payin("evt_1", account_id))).json()["deduped"])
+
+        async with trio.open_nursery() as nursery:
+            with forwarder.reserve(forwarder.room):
+                nursery.start_soon(deliver)
+                with trio.fail_after(5):
+                    while not await house.database.fetch(  # noqa: ASYNC110 - rows tell nobody
+                        "SELECT 1 FROM settlement_outbox"
+                    ):
+                        await trio.sleep(0.01)
+            nursery.start_soon(deliver)
+        assert sorted(said) == [False, True]
+        assert await house.available(account_id) == 2500
 
 
 async def test_a_ledger_that_hangs_is_answered_for_within_the_deadline(database_url: str) -> None:
@@ -533,7 +573,10 @@ async def test_deliveries_are_logged_once_verified(database_url: str) -> None:
 
 async def _until_failed(house: House, event_id: str) -> None:
     with trio.fail_after(10):
-        while (await house.row(event_id))["state"] != "failed":  # noqa: ASYNC110
+        while True:
+            row = await house.row(event_id)
+            if row["state"] == "failed" and row["lease_token"] is None:
+                return
             await trio.sleep(0.01)
 
 
