@@ -210,3 +210,14 @@ def test_each_ask_has_a_place_of_its_own_for_the_answer() -> None:
     second: Ask[str, int] = Ask("q")
     assert first != second
     assert first.reply is not second.reply
+
+
+async def test_what_was_cleared_is_gone_and_its_place_is_free() -> None:
+    box: Mailbox[int] = Mailbox(2)
+    box.put(1)
+    box.put(2)
+    box.clear()
+    assert box.statistics() == {"waiting": 0, "capacity": 2}
+    box.put(3)
+    box.put(4)
+    assert await box.take(10) == [3, 4]
