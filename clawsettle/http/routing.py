@@ -106,7 +106,8 @@ class Route:
     """One method and path, its handler, and what the OpenAPI document says of them.
 
     ``path`` is a template: each segment is literal or a whole ``{parameter}``. ``public`` routes
-    pass the port's guard unasked. ``errors`` are the codes it answers beside those every route
+    pass the port's guard unasked. ``direct`` ones, whose rate matters, are answered without Quart;
+    nothing else of them differs. ``errors`` are the codes it answers beside those every route
     has; ``statuses`` overrules the error table for this route. ``auth`` names a security scheme.
 
     Source: new.
@@ -118,6 +119,7 @@ class Route:
     summary: str
     description: str = ""
     public: bool = False
+    direct: bool = False
     auth: str | None = None
     parameters: tuple[Parameter, ...] = ()
     request_schema: Mapping[str, object] | None = None

@@ -2,9 +2,10 @@
 
 The order is fixed: too many requests -> guard -> route -> body -> handler.
 
-Quart carries the request and the reply. Its routing is never asked, because it matches decoded
-paths, redirects slashes and answers OPTIONS and 405 by itself; nor is its body limit, because some
-of its versions look at the size of a chunked body only when it is whole.
+Quart carries the request and the reply, but for ``direct`` routes, those whose rate matters: Quart
+costs a request twice what such a handler does. Quart's routing is never asked, because it matches
+decoded paths, redirects slashes and answers OPTIONS and 405 by itself; nor does it see a body,
+because some of its versions look at the size of a chunked one only when it is whole.
 
 Source: webhook-forwarding contract section 1, ledger-api contract section 1.
 """
@@ -32,7 +33,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_INTAKE: Final = "clawsettle.intake"  # where the request's scope carries its body
+_CARRIED: Final = "clawsettle.carried"  # where Quart's request finds ours
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -69,42 +70,53 @@ def build_app(routes: Iterable[Route], *, surface: Surface) -> QuartTrio:
     Source: webhook-forwarding contract section 1.
     """
     app = QuartTrio(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = None
-    # A large answer to a slow reader is bounded by its progress, in the server.
-    app.config["RESPONSE_TIMEOUT"] = None
-    dispatcher = _Dispatcher(surface, RouteTable(routes))
+    # The body never reaches Quart, and a large answer to a slow reader is the server's concern.
+    app.config["MAX_CONTENT_LENGTH"] = app.config["RESPONSE_TIMEOUT"] = None
 
     async def answer() -> quart.Response:
-        reply = await dispatcher.answer(quart.request)
+        carried: _Carried = cast("Scope", quart.request.scope)[_CARRIED]
+        reply = await carried.dispatcher.answer(carried)
         return quart.Response(reply.body, status=reply.status, headers=_headers(reply, surface))
 
     # A before-request function that answers is the last word: Quart's routing is skipped.
     app.before_request(answer)
     # Quart's own way to put a layer around an application; its types name every kind of message.
-    frame: Any = _Frame(cast("AsgiApp", app.asgi_app), surface)
+    dispatcher = _Dispatcher(surface, RouteTable(routes))
+    frame: Any = _Frame(cast("AsgiApp", app.asgi_app), dispatcher)
     app.asgi_app = frame  # type: ignore[method-assign]
     return app
 
 
 @attrs.frozen
+class _Carried:
+    """One request on its way to its handler: its head, its route, and where its body comes from."""
+
+    dispatcher: "_Dispatcher"
+    request: Request
+    match: Match | None
+    receive: Receive
+
+
+@attrs.frozen
 class _Dispatcher:
-    """Turns one Quart request into one reply; raises only ``Cancelled``."""
+    """Turns one request into one reply; raises only ``Cancelled``."""
 
     surface: Surface
     routes: RouteTable
 
-    async def answer(self, incoming: quart.Request) -> Reply:
-        request = _request(cast("Scope", incoming.scope))
-        match = self.routes.find(request.method, request.path)
+    def carry(self, scope: Scope, receive: Receive) -> _Carried:
+        request = _request(scope)
+        return _Carried(self, request, self.routes.find(request.method, request.path), receive)
+
+    async def answer(self, carried: _Carried) -> Reply:
+        request, match = carried.request, carried.match
         with structlog.contextvars.bound_contextvars(correlation_id=request.request_id):
             try:
-                return await self._handle(request, match, incoming)
+                return await self._handle(request, match, carried.receive)
             except Exception as error:  # noqa: BLE001 - the boundary: all become an envelope
                 return _error_reply(error, request, match.route.statuses if match else None)
 
-    async def _handle(
-        self, request: Request, match: Match | None, incoming: quart.Request
-    ) -> Reply:
+    async def _handle(self, request: Request, match: Match | None, receive: Receive) -> Reply:
         if self.surface.guard is not None and not (match and match.route.public):
             verdict = self.surface.guard(request)
             if inspect.isawaitable(verdict):
@@ -117,9 +129,22 @@ class _Dispatcher:
             return self._malformed_path()
         if any("\0" in text for pair in request.query.items() for text in pair):
             raise CallerError("the query contains U+0000")
-        intake: _Intake = cast("Scope", incoming.scope)[_INTAKE]
-        body = await intake.body(self.surface.body_timeout_s)
+        body = await self._body(request, receive)
         return await match.route.handler(attrs.evolve(request, params=params, body=body))
+
+    async def _body(self, request: Request, receive: Receive) -> bytes:
+        """Return the whole body; refuse one that is too large or takes too long."""
+        declared = request.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else 0
+        data = bytearray()
+        with trio.move_on_after(self.surface.body_timeout_s):
+            while max(size, len(data)) <= self.surface.body_max_bytes:
+                message = await receive()
+                data += message.get("body", b"")
+                if not message.get("more_body", False):
+                    return bytes(data)
+            raise CallerError("the body is too large", code="PAYLOAD_TOO_LARGE")
+        raise CallerError("the body took too long to arrive", code="REQUEST_TIMEOUT")
 
     def _malformed_path(self) -> Reply:
         # The caller's fault even where the contract calls it 500, so nothing goes to the log.
@@ -127,64 +152,21 @@ class _Dispatcher:
         return Reply.json(STATUS_BY_CODE[code], envelope("malformed escape in the path", code))
 
 
-class _Intake:
-    """Takes one request's body from the server, and holds no more of it than the cap.
-
-    Quart, whose receiving task drives this, sees only that the body has ended.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
-        self._receive: Final = receive
-        self._max_bytes: Final = max_bytes
-        self._data = bytearray()
-        self._settled: Final = trio.Event()  # whole, or too large
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        self._too_large = declared.isdigit() and int(declared) > max_bytes
-        if self._too_large:
-            self._settled.set()
-
-    async def receive(self) -> Message:
-        while (message := await self._receive())["type"] == "http.request":
-            self._take(message.get("body", b""))
-            if not message.get("more_body", False):
-                self._settled.set()
-                return {"type": "http.request", "body": b"", "more_body": False}
-        return message
-
-    def _take(self, data: bytes) -> None:
-        if self._too_large:
-            return
-        self._data += data
-        if len(self._data) > self._max_bytes:
-            self._too_large = True
-            self._data.clear()
-            self._settled.set()
-
-    async def body(self, timeout_s: float) -> bytes:
-        """Return the whole body; refuse one that is too large or takes longer than this."""
-        with trio.move_on_after(timeout_s):
-            await self._settled.wait()
-        if not self._settled.is_set():
-            raise CallerError("the body took too long to arrive", code="REQUEST_TIMEOUT")
-        if self._too_large:
-            raise CallerError("the body is too large", code="PAYLOAD_TOO_LARGE")
-        return bytes(self._data)
-
-
 class _Frame:
-    """The outermost layer: counts requests under way, and answers what Quart cannot."""
+    """The outermost layer: counts requests under way, and carries those that Quart does not."""
 
-    def __init__(self, inner: AsgiApp, surface: Surface) -> None:
-        self._inner: Final = inner
-        self._surface: Final = surface
+    def __init__(self, quart_app: AsgiApp, dispatcher: _Dispatcher) -> None:
+        self._quart_app: Final = quart_app
+        self._dispatcher: Final = dispatcher
+        self._surface: Final = dispatcher.surface
         self._under_way_count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._inner(scope, receive, send)
+            await self._quart_app(scope, receive, send)
         elif self._under_way_count >= self._surface.request_max:
             error = Overloaded("too many requests are under way")
-            await self._refuse(error, scope, receive, send)
+            await self._send(_error_reply(error, _request(scope), None), send)
         else:
             self._under_way_count += 1
             try:
@@ -193,6 +175,10 @@ class _Frame:
                 self._under_way_count -= 1
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        carried = self._dispatcher.carry(scope, receive)
+        if carried.match is not None and carried.match.route.direct:
+            await self._send(await self._dispatcher.answer(carried), send)
+            return
         started = False
 
         async def watched(message: Message) -> None:
@@ -200,34 +186,36 @@ class _Frame:
             started = True
             await send(message)
 
-        intake = _Intake(scope, receive, self._surface.body_max_bytes)
         try:
-            await self._inner({**scope, _INTAKE: intake}, intake.receive, watched)
+            await self._quart_app({**scope, _CARRIED: carried}, _no_body(), watched)
         except Exception as error:
             if started:
                 raise
-            await self._refuse(error, scope, receive, send)
+            await self._send(_error_reply(error, carried.request, None), send)
 
-    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = _error_reply(error, _request(scope), None)
+    async def _send(self, reply: Reply, send: Send) -> None:
         headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in _headers(reply, self._surface).items()
         ]
         headers.append((b"content-length", b"%d" % len(reply.body)))
-        async with trio.open_nursery() as nursery:
-            # Nobody else takes the body: drop it as it comes, so that the answer is not lost to
-            # a reset of a connection with unread bytes.
-            nursery.start_soon(_discard, receive)
-            start = {"type": "http.response.start", "status": reply.status, "headers": headers}
-            await send(start)
-            await send({"type": "http.response.body", "body": reply.body, "more_body": False})
-            nursery.cancel_scope.cancel()
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
 
-async def _discard(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _no_body() -> Receive:
+    """Return what Quart receives of a request: an empty body, and nothing ever after."""
+    told = False
+
+    async def receive() -> Message:
+        nonlocal told
+        if told:
+            # Who hangs up is noticed by the server, which cancels the request.
+            await trio.sleep_forever()
+        told = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return receive
 
 
 def _error_reply(error: Exception, request: Request, statuses: Mapping[str, int] | None) -> Reply:

@@ -74,6 +74,7 @@ class WebhookRoute:
             "POST",
             "/v1/stripe/webhook",
             self.handle,
+            direct=True,
             summary="Take one Stripe event",
             description=(
                 "Verifies the signature over the raw body, commits the event and, by default, "

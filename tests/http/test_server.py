@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from clawsettle.domain.errors import ConfigError
-from clawsettle.http import server
+from clawsettle.http import connection
 from clawsettle.http.routing import Reply, Request
 from clawsettle.http.server import serve_http
 from tests.http.wire import SURFACE, Client, Served, request_bytes, route, serving
@@ -500,7 +500,7 @@ async def test_http_1_0_is_answered_and_closed() -> None:
 async def test_what_a_connection_raises_ends_only_that_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sound = server._Http11.next_event
+    sound = connection._Http11.next_event
 
     def broken(self: Any) -> Any:
         event = sound(self)
@@ -508,7 +508,7 @@ async def test_what_a_connection_raises_ends_only_that_connection(
             raise RuntimeError("a bug of hypercorn")
         return event
 
-    monkeypatch.setattr(server._Http11, "next_event", broken)
+    monkeypatch.setattr(connection._Http11, "next_event", broken)
     with structlog.testing.capture_logs() as logs:
         async with serving([HEALTH]) as served, served.client() as other:
             assert (await other.request("GET", "/health")).status == 200
