@@ -18,6 +18,7 @@ from clawsettle.domain.journal import (
     AccountKind,
     Bucket,
     Event,
+    Posting,
     Settlement,
     Tail,
 )
@@ -163,35 +164,22 @@ async def _load(transaction: Transaction, commands: Sequence[Command], currency:
 
 
 async def _store(transaction: Transaction, book: Book) -> None:
-    """Write what has changed, parents before children, and move the tail last."""
-    accounts = [book.accounts[account_id] for account_id in sorted(book.changed_accounts)]
-    if accounts:
-        await transaction.fetch(_SQL["put_accounts"], *_account_columns(accounts))
-    settlements = [book.settlements[key] for key in sorted(book.changed_settlements)]
-    if settlements:
-        await transaction.fetch(_SQL["put_settlements"], *_settlement_columns(settlements))
-    if book.new_answers:
-        await transaction.fetch(
-            _SQL["add_answers"],
-            [answer.key for answer in book.new_answers],
-            [answer.request_hash for answer in book.new_answers],
-            [answer.settlement_id for answer in book.new_answers],
-            [_to_json(answer.body) for answer in book.new_answers],
-            book.now,
-        )
+    """Write what has changed: the state first, then the journal that explains it."""
+    await transaction.fetch(
+        _SQL["put_state"],
+        *_account_columns([book.accounts[key] for key in sorted(book.changed_accounts)]),
+        *_settlement_columns([book.settlements[key] for key in sorted(book.changed_settlements)]),
+        *_answer_columns(book.new_answers),
+        book.now,
+    )
     if book.events:
-        await transaction.fetch(_SQL["add_events"], *_event_columns(book.events))
-        if book.postings:
-            await transaction.fetch(
-                _SQL["add_postings"],
-                [posting.seq for posting in book.postings],
-                [posting.leg for posting in book.postings],
-                [posting.account_id for posting in book.postings],
-                [str(posting.bucket) for posting in book.postings],
-                [posting.delta_minor for posting in book.postings],
-            )
         await transaction.fetch(
-            _SQL["move_tail"], book.tail.seq, book.tail.event_hash, book.tail.created_at
+            _SQL["append_journal"],
+            *_event_columns(book.events),
+            *_posting_columns(book.postings),
+            book.tail.seq,
+            book.tail.event_hash,
+            book.tail.created_at,
         )
 
 
@@ -228,6 +216,15 @@ def _settlement_columns(settlements: Sequence[Settlement]) -> tuple[object, ...]
     )
 
 
+def _answer_columns(answers: Sequence[StoredAnswer]) -> tuple[object, ...]:
+    return (
+        [answer.key for answer in answers],
+        [answer.request_hash for answer in answers],
+        [answer.settlement_id for answer in answers],
+        [_to_json(answer.body) for answer in answers],
+    )
+
+
 def _event_columns(events: Sequence[Event]) -> tuple[object, ...]:
     return (
         [event.seq for event in events],
@@ -242,6 +239,16 @@ def _event_columns(events: Sequence[Event]) -> tuple[object, ...]:
         [event.event_hash for event in events],
         [_to_json(event.metadata) for event in events],
         [event.created_at for event in events],
+    )
+
+
+def _posting_columns(postings: Sequence[Posting]) -> tuple[object, ...]:
+    return (
+        [posting.seq for posting in postings],
+        [posting.leg for posting in postings],
+        [posting.account_id for posting in postings],
+        [str(posting.bucket) for posting in postings],
+        [posting.delta_minor for posting in postings],
     )
 
 

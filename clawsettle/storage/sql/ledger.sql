@@ -30,68 +30,65 @@ SELECT * FROM ledger_account WHERE account_id = ANY ($1::text[]);
 -- $1 text DID
 SELECT * FROM ledger_account WHERE did = $1;
 
--- name: put_accounts
--- Insert accounts, or store their new balances.
--- $1 text[] ids   $2 text[] kinds   $3 text[] DIDs   $4..$8 bigint[] available, held, bonded, fee
--- pool and promo, minor units   $9 timestamptz[] created   $10 timestamptz[] updated
-INSERT INTO ledger_account AS a
-    (account_id, kind, did, available_minor, held_minor, bonded_minor, fee_pool_minor, promo_minor,
-     created_at, updated_at)
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-    $8::bigint[], $9::timestamptz[], $10::timestamptz[]
+-- name: put_state
+-- Store the accounts, settlements and answers that a batch has made or changed. An answer is kept
+-- once: a second one under its key is a fault and fails the batch.
+-- accounts     $1 text[] ids   $2 text[] kinds   $3 text[] DIDs   $4..$8 bigint[] available, held,
+--              bonded, fee pool and promo, minor units   $9, $10 timestamptz[] created, updated
+-- settlements  $11..$27 arrays of the columns in table order; amounts in minor units
+-- answers      $28 text[] keys   $29 text[] request hashes   $30 text[] settlement ids
+--              $31 text[] answers   $32 timestamptz the batch's instant
+WITH accounts AS (
+    INSERT INTO ledger_account AS a
+        (account_id, kind, did, available_minor, held_minor, bonded_minor, fee_pool_minor,
+         promo_minor, created_at, updated_at)
+    SELECT * FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+        $8::bigint[], $9::timestamptz[], $10::timestamptz[]
+    )
+    ON CONFLICT (account_id) DO UPDATE
+        SET available_minor = excluded.available_minor, held_minor = excluded.held_minor,
+            bonded_minor = excluded.bonded_minor, fee_pool_minor = excluded.fee_pool_minor,
+            promo_minor = excluded.promo_minor, updated_at = excluded.updated_at
+), settlements AS (
+    INSERT INTO ledger_settlement AS s
+        (settlement_id, provider, external_payment_id, direction, status, account_id, amount_minor,
+         currency, network, rail, metadata, provider_created_at, provider_updated_at, settled_at,
+         latest_event_id, created_at, updated_at)
+    SELECT * FROM unnest(
+        $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+        $17::bigint[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[],
+        $23::text[], $24::text[], $25::text[], $26::timestamptz[], $27::timestamptz[]
+    )
+    ON CONFLICT (settlement_id) DO UPDATE
+        SET status = excluded.status, amount_minor = excluded.amount_minor,
+            network = excluded.network, rail = excluded.rail, metadata = excluded.metadata,
+            provider_created_at = excluded.provider_created_at,
+            provider_updated_at = excluded.provider_updated_at, settled_at = excluded.settled_at,
+            latest_event_id = excluded.latest_event_id, updated_at = excluded.updated_at
 )
-ON CONFLICT (account_id) DO UPDATE
-    SET available_minor = excluded.available_minor, held_minor = excluded.held_minor,
-        bonded_minor = excluded.bonded_minor, fee_pool_minor = excluded.fee_pool_minor,
-        promo_minor = excluded.promo_minor, updated_at = excluded.updated_at;
-
--- name: put_settlements
--- Insert settlements, or store their new state.
--- $1..$17 arrays of the columns in table order; amounts in minor units
-INSERT INTO ledger_settlement AS s
-    (settlement_id, provider, external_payment_id, direction, status, account_id, amount_minor,
-     currency, network, rail, metadata, provider_created_at, provider_updated_at, settled_at,
-     latest_event_id, created_at, updated_at)
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-    $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
-    $15::text[], $16::timestamptz[], $17::timestamptz[]
-)
-ON CONFLICT (settlement_id) DO UPDATE
-    SET status = excluded.status, amount_minor = excluded.amount_minor, network = excluded.network,
-        rail = excluded.rail, metadata = excluded.metadata,
-        provider_created_at = excluded.provider_created_at,
-        provider_updated_at = excluded.provider_updated_at, settled_at = excluded.settled_at,
-        latest_event_id = excluded.latest_event_id, updated_at = excluded.updated_at;
-
--- name: add_answers
--- Keep the first answer under each key; a second one is a fault and fails the batch.
--- $1 text[] keys   $2 text[] request hashes   $3 text[] settlement ids   $4 text[] answers
--- $5 timestamptz the batch's instant
 INSERT INTO ledger_ingestion (idempotency_key, request_hash, settlement_id, answer, created_at)
-SELECT i.*, $5 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS i;
+SELECT i.*, $32 FROM unnest($28::text[], $29::text[], $30::text[], $31::text[]) AS i;
 
--- name: add_events
--- Append links to the journal.
--- $1..$12 arrays of the columns in table order; amounts in minor units
-INSERT INTO ledger_event
-    (seq, event_id, idempotency_key, event_type, account_id, to_account_id, amount_minor, bucket,
-     previous_hash, event_hash, metadata, created_at)
-SELECT * FROM unnest(
-    $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-    $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[]
-);
-
--- name: add_postings
--- $1 bigint[] event numbers   $2 smallint[] legs   $3 text[] accounts   $4 text[] buckets
--- $5 bigint[] movements, minor units
-INSERT INTO ledger_posting (seq, leg, account_id, bucket, delta_minor)
-SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::text[], $5::bigint[]);
-
--- name: move_tail
--- Store the new tail. $1 bigint seq   $2 text hash   $3 timestamptz instant of the last event
-UPDATE ledger_tail SET seq = $1, event_hash = $2, created_at = $3;
+-- name: append_journal
+-- Append links to the journal with their postings, and move its tail.
+-- events    $1..$12 arrays of the columns in table order; amounts in minor units
+-- postings  $13 bigint[] seqs   $14 smallint[] legs   $15 text[] accounts   $16 text[] buckets
+--           $17 bigint[] deltas, minor units
+-- tail      $18 bigint seq   $19 text hash   $20 timestamptz instant of the last event
+WITH events AS (
+    INSERT INTO ledger_event
+        (seq, event_id, idempotency_key, event_type, account_id, to_account_id, amount_minor,
+         bucket, previous_hash, event_hash, metadata, created_at)
+    SELECT * FROM unnest(
+        $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+        $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[]
+    )
+), postings AS (
+    INSERT INTO ledger_posting (seq, leg, account_id, bucket, delta_minor)
+    SELECT * FROM unnest($13::bigint[], $14::smallint[], $15::text[], $16::text[], $17::bigint[])
+)
+UPDATE ledger_tail SET seq = $18, event_hash = $19, created_at = $20;
 
 -- name: settlements_of_payment
 -- The settlements of one external payment, newest first: at most one a direction.
