@@ -108,9 +108,15 @@ class Database:
         return {"open": self._pool.get_size(), "idle": self._pool.get_idle_size()}
 
     async def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            # Nearly every call ends here; setting up a retry costs more than a small statement.
+            return await self._once(work)
+        except StorageUnavailable as error:
+            if not _broke_off(error):
+                raise
         async for attempt in tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=0.5),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS - 1),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=0.5),
             retry=tenacity.retry_if_exception(_broke_off),
             sleep=trio.sleep,
             reraise=True,

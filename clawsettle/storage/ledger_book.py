@@ -1,11 +1,11 @@
-"""The embedded ledger's tables: loading a batch's book under the tail's lock, and storing it.
+"""The embedded ledger's tables: loading the book that a batch is decided on, and storing it.
 
-The lock on the tail is taken first and held to the commit, so the writers of all daemons on one
-database follow one another, and everything read after it is the latest there is.
+A batch is stored only if no other was since its book was loaded: the tail's version and number are
+compared in the same statement. So the writers of all daemons on one database follow one another.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from clawsettle.storage.bridge import Database, Row, Transaction
 from clawsettle.storage.queries import load_queries
 
 T = TypeVar("T")
+Fetch = Callable[..., Awaitable[Sequence[Row]]]
 
 _SQL = load_queries("ledger")
 _COLUMNS = {
@@ -70,15 +71,17 @@ class LedgerBook:
 
         ``decide_all`` must be pure: it may run again on a freshly loaded book.
         """
-
-        async def work(transaction: Transaction) -> T:
-            book = await _load(transaction, commands, self.currency)
-            result = decide_all(book)
-            if book.changed:
-                await _store(transaction, book)
+        result, kept = await self._decide(self.database.fetch, commands, decide_all)
+        if kept:
             return result
 
-        return await self.database.transaction(work)
+        # Another daemon was faster. Under the lock nobody can be, so this is the last time.
+        async def locked(transaction: Transaction) -> T:
+            await transaction.fetch(_SQL["lock_tail"])
+            result, _ = await self._decide(transaction.fetch, commands, decide_all)
+            return result
+
+        return await self.database.transaction(locked)
 
     async def account(self, account_id: str) -> Account | None:
         """Return the account with this id."""
@@ -134,53 +137,62 @@ class LedgerBook:
         rows = await self.database.fetch(_SQL["trial_balance"])
         return [f"{row['kind']} {row['subject']}: off by {row['difference']}" for row in rows]
 
+    async def _decide(
+        self, fetch: Fetch, commands: Sequence[Command], decide_all: Callable[[Book], T]
+    ) -> tuple[T, bool]:
+        """Decide on the book as it is; False when it was another by the time of storing."""
+        (row,) = await fetch(_SQL["load"], *_touched(commands))
+        book = _book(row, self.currency)
+        result = decide_all(book)
+        if not book.changed:
+            return result, True
+        stored = await fetch(_SQL["store"], row["version"], row["seq"], *_changes(book))
+        return result, bool(stored)
 
-async def _load(transaction: Transaction, commands: Sequence[Command], currency: str) -> Book:
-    tail = (await transaction.fetch(_SQL["lock_tail"]))[0]
+
+def _touched(commands: Sequence[Command]) -> tuple[object, ...]:
+    """Return the parameters of ``load``: what a batch may look at or change."""
     ingests = [command for command in commands if isinstance(command, IngestRequest)]
-    account_names = {external_account_id(i.provider, i.currency) for i in ingests}
-    account_names |= {i.account_id for i in ingests}
+    accounts = {external_account_id(i.provider, i.currency) for i in ingests}
+    accounts |= {i.account_id for i in ingests}
     for command in commands:
         if isinstance(command, OpenAccount):
-            account_names |= set(account_ids(command.did))
-    natural_keys = sorted({i.natural_key for i in ingests})
-    answers = await transaction.fetch(_SQL["answers"], [i.key for i in ingests])
-    settlements = await transaction.fetch(
-        _SQL["settlements"],
+            accounts |= set(account_ids(command.did))
+    natural_keys = {i.natural_key for i in ingests}
+    return (
+        list(accounts),
         [provider for provider, _, _ in natural_keys],
         [external for _, external, _ in natural_keys],
         [str(direction) for _, _, direction in natural_keys],
+        [i.key for i in ingests],
     )
-    accounts = await transaction.fetch(_SQL["accounts"], sorted(account_names))
-    loaded = [_settlement(row) for row in settlements]
+
+
+def _book(row: Row, currency: str) -> Book:
+    settlements = [_settlement(settlement) for settlement in row["settlements"] or ()]
     return Book(
         currency=currency,
-        now=max(to_millisecond(tail["now_at"]), tail["created_at"]),
-        tail=Tail(tail["seq"], tail["event_hash"], tail["created_at"]),
-        accounts={row["account_id"]: _account(row) for row in accounts},
-        settlements={settlement.natural_key: settlement for settlement in loaded},
-        answers={row["idempotency_key"]: _answer(row) for row in answers},
+        now=max(to_millisecond(row["now_at"]), row["created_at"]),
+        tail=Tail(row["seq"], row["event_hash"], row["created_at"]),
+        accounts={account["account_id"]: _account(account) for account in row["accounts"] or ()},
+        settlements={settlement.natural_key: settlement for settlement in settlements},
+        answers={answer["idempotency_key"]: _answer(answer) for answer in row["answers"] or ()},
     )
 
 
-async def _store(transaction: Transaction, book: Book) -> None:
-    """Write what has changed: the state first, then the journal that explains it."""
-    await transaction.fetch(
-        _SQL["put_state"],
+def _changes(book: Book) -> tuple[object, ...]:
+    """Return the parameters of ``store`` that follow the version and seq decided on."""
+    return (
+        book.tail.seq,
+        book.tail.event_hash,
+        book.tail.created_at,
         *_account_columns([book.accounts[key] for key in sorted(book.changed_accounts)]),
         *_settlement_columns([book.settlements[key] for key in sorted(book.changed_settlements)]),
         *_answer_columns(book.new_answers),
         book.now,
+        *_event_columns(book.events),
+        *_posting_columns(book.postings),
     )
-    if book.events:
-        await transaction.fetch(
-            _SQL["append_journal"],
-            *_event_columns(book.events),
-            *_posting_columns(book.postings),
-            book.tail.seq,
-            book.tail.event_hash,
-            book.tail.created_at,
-        )
 
 
 def _account_columns(accounts: Sequence[Account]) -> tuple[object, ...]:

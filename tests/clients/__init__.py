@@ -1,6 +1,6 @@
 """The outside world as tests need it: here, a wire to the database that can be cut."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import parse_qs, urlsplit
@@ -8,13 +8,35 @@ from urllib.parse import parse_qs, urlsplit
 import trio
 from attrs import define, field
 
+_STORE = b"UPDATE ledger_tail"
+
+
+@define(eq=False)
+class _Connection:
+    """One connection to the database, with what has been asked on it."""
+
+    _store_name: bytes | None = None
+    storing: bool = False
+
+    def ask(self, data: bytes) -> None:
+        """Take what the client sends; statements are prepared by name first, then bound."""
+        name = data[5:].partition(b"\0")[0]
+        if data.startswith(b"P") and _STORE in data:
+            self._store_name = name
+        elif data.startswith(b"B"):
+            self.storing = data[5:].split(b"\0")[1] == self._store_name
+
 
 @define(eq=False)
 class Proxy:
-    """A wire to the database that the test can cut; connections made while it is cut are closed."""
+    """A wire to the database that the test can cut; connections made while it is cut are closed.
+
+    ``swallow_stores`` is how many times the server's word that a batch of the ledger is stored,
+    and thereby committed, does not reach the client: the connection ends instead.
+    """
 
     url: str
-    swallow_commits: int = 0
+    swallow_stores: int = 0
     _cut: bool = field(default=False, init=False)
     _connections: set[trio.CancelScope] = field(factory=set, init=False)
 
@@ -29,25 +51,38 @@ class Proxy:
     async def carry(self, socket_path: str, client: trio.SocketStream) -> None:
         if self._cut:
             return
+        connection = _Connection()
+
+        def asked(data: bytes) -> bool:
+            connection.ask(data)
+            return True
+
+        def answered(_data: bytes) -> bool:
+            swallowed = connection.storing and self.swallow_stores > 0
+            self.swallow_stores -= swallowed
+            return not swallowed
+
         async with await trio.open_unix_socket(socket_path) as server, trio.open_nursery() as both:
             self._connections.add(both.cancel_scope)
-            both.start_soon(self._pump, client, server, both.cancel_scope)
-            both.start_soon(self._pump, server, client, both.cancel_scope)
+            both.start_soon(_pump, client, server, asked, both.cancel_scope)
+            both.start_soon(_pump, server, client, answered, both.cancel_scope)
         self._connections.discard(both.cancel_scope)
 
-    async def _pump(
-        self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope
-    ) -> None:
-        try:
-            async for data in source:
-                # The server's word that a commit has succeeded, which the client is not to hear.
-                if b"COMMIT\0" in data and self.swallow_commits:
-                    self.swallow_commits -= 1
-                    break
-                await sink.send_all(data)
-        except trio.BrokenResourceError:
-            pass
-        scope.cancel()
+
+async def _pump(
+    source: trio.SocketStream,
+    sink: trio.SocketStream,
+    passes: Callable[[bytes], bool],
+    scope: trio.CancelScope,
+) -> None:
+    try:
+        async for data in source:
+            if not passes(bytes(data)):
+                break
+            await sink.send_all(data)
+    except trio.BrokenResourceError:
+        pass
+    scope.cancel()
 
 
 @asynccontextmanager

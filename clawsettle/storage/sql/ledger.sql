@@ -1,25 +1,25 @@
 -- name: lock_tail
--- Take the journal's tail for the rest of the transaction: from here on this writer is the only one.
--- The clock is read after the lock is had, so that instants follow the order of the journal.
-SELECT t.seq, t.event_hash, t.created_at, clock_timestamp() AS now_at
-FROM (SELECT * FROM ledger_tail FOR UPDATE) AS t;
+-- Take the journal's tail for the rest of the transaction: nobody else can store a batch meanwhile.
+SELECT seq FROM ledger_tail FOR UPDATE;
 
 -- name: tail
 -- The journal's tail, without a lock.
 SELECT seq, event_hash, created_at FROM ledger_tail;
 
--- name: answers
--- The stored answers under these idempotency keys.
--- $1 text[] keys
-SELECT idempotency_key, request_hash, settlement_id, answer
-FROM ledger_ingestion WHERE idempotency_key = ANY ($1::text[]);
-
--- name: settlements
--- The settlements with these natural keys.
--- $1 text[] providers   $2 text[] external payment ids   $3 text[] directions
-SELECT s.*
-FROM unnest($1::text[], $2::text[], $3::text[]) AS k (provider, external_payment_id, direction)
-JOIN ledger_settlement AS s USING (provider, external_payment_id, direction);
+-- name: load
+-- The book that a batch is decided on: the tail, and the accounts, settlements and answers that the
+-- batch touches (null: none of them exist), all as of one instant.
+-- $1 text[] account ids   $2 text[] providers   $3 text[] external payment ids   $4 text[] directions
+-- $5 text[] idempotency keys
+SELECT
+    t.version, t.seq, t.event_hash, t.created_at, clock_timestamp() AS now_at,
+    (SELECT array_agg(a) FROM ledger_account AS a WHERE a.account_id = ANY ($1::text[])) AS accounts,
+    (SELECT array_agg(s)
+     FROM unnest($2::text[], $3::text[], $4::text[]) AS k (provider, external_payment_id, direction)
+     JOIN ledger_settlement AS s USING (provider, external_payment_id, direction)) AS settlements,
+    (SELECT array_agg(i)
+     FROM ledger_ingestion AS i WHERE i.idempotency_key = ANY ($5::text[])) AS answers
+FROM ledger_tail AS t;
 
 -- name: accounts
 -- The accounts with these ids.
@@ -30,22 +30,33 @@ SELECT * FROM ledger_account WHERE account_id = ANY ($1::text[]);
 -- $1 text DID
 SELECT * FROM ledger_account WHERE did = $1;
 
--- name: put_state
--- Store the accounts, settlements and answers that a batch has made or changed. An answer is kept
--- once: a second one under its key is a fault and fails the batch.
--- accounts     $1 text[] ids   $2 text[] kinds   $3 text[] DIDs   $4..$8 bigint[] available, held,
---              bonded, fee pool and promo, minor units   $9, $10 timestamptz[] created, updated
--- settlements  $11..$27 arrays of the columns in table order; amounts in minor units
--- answers      $28 text[] keys   $29 text[] request hashes   $30 text[] settlement ids
---              $31 text[] answers   $32 timestamptz the batch's instant
-WITH accounts AS (
+-- name: store
+-- Store what a batch has made or changed, if the book it was decided on is still the latest one;
+-- returns nothing, and changes nothing, if somebody has stored another batch since.
+-- tail         $1 bigint version and $2 bigint seq of that book   $3 bigint new seq   $4 text hash
+--              and $5 timestamptz instant of the last event
+-- accounts     $6 text[] ids   $7 text[] kinds   $8 text[] DIDs   $9..$13 bigint[] available, held,
+--              bonded, fee pool and promo, minor units   $14, $15 timestamptz[] created, updated
+-- settlements  $16..$32 arrays of the columns in table order; amounts in minor units
+-- answers      $33 text[] keys   $34 text[] request hashes   $35 text[] settlement ids
+--              $36 text[] answers   $37 timestamptz the batch's instant. A second answer under a key
+--              is a fault and fails the batch.
+-- events       $38..$49 arrays of the columns in table order; amounts in minor units
+-- postings     $50 bigint[] seqs   $51 smallint[] legs   $52 text[] accounts   $53 text[] buckets
+--              $54 bigint[] deltas, minor units
+WITH moved AS (
+    UPDATE ledger_tail
+    SET version = version + 1, seq = $3, event_hash = $4, created_at = $5
+    WHERE version = $1 AND seq = $2
+    RETURNING version
+), accounts AS (
     INSERT INTO ledger_account AS a
         (account_id, kind, did, available_minor, held_minor, bonded_minor, fee_pool_minor,
          promo_minor, created_at, updated_at)
-    SELECT * FROM unnest(
-        $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-        $8::bigint[], $9::timestamptz[], $10::timestamptz[]
-    )
+    SELECT i.* FROM moved CROSS JOIN unnest(
+        $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[],
+        $12::bigint[], $13::bigint[], $14::timestamptz[], $15::timestamptz[]
+    ) AS i
     ON CONFLICT (account_id) DO UPDATE
         SET available_minor = excluded.available_minor, held_minor = excluded.held_minor,
             bonded_minor = excluded.bonded_minor, fee_pool_minor = excluded.fee_pool_minor,
@@ -55,40 +66,37 @@ WITH accounts AS (
         (settlement_id, provider, external_payment_id, direction, status, account_id, amount_minor,
          currency, network, rail, metadata, provider_created_at, provider_updated_at, settled_at,
          latest_event_id, created_at, updated_at)
-    SELECT * FROM unnest(
-        $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
-        $17::bigint[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[],
-        $23::text[], $24::text[], $25::text[], $26::timestamptz[], $27::timestamptz[]
-    )
+    SELECT i.* FROM moved CROSS JOIN unnest(
+        $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
+        $22::bigint[], $23::text[], $24::text[], $25::text[], $26::text[], $27::text[],
+        $28::text[], $29::text[], $30::text[], $31::timestamptz[], $32::timestamptz[]
+    ) AS i
     ON CONFLICT (settlement_id) DO UPDATE
         SET status = excluded.status, amount_minor = excluded.amount_minor,
             network = excluded.network, rail = excluded.rail, metadata = excluded.metadata,
             provider_created_at = excluded.provider_created_at,
             provider_updated_at = excluded.provider_updated_at, settled_at = excluded.settled_at,
             latest_event_id = excluded.latest_event_id, updated_at = excluded.updated_at
-)
-INSERT INTO ledger_ingestion (idempotency_key, request_hash, settlement_id, answer, created_at)
-SELECT i.*, $32 FROM unnest($28::text[], $29::text[], $30::text[], $31::text[]) AS i;
-
--- name: append_journal
--- Append links to the journal with their postings, and move its tail.
--- events    $1..$12 arrays of the columns in table order; amounts in minor units
--- postings  $13 bigint[] seqs   $14 smallint[] legs   $15 text[] accounts   $16 text[] buckets
---           $17 bigint[] deltas, minor units
--- tail      $18 bigint seq   $19 text hash   $20 timestamptz instant of the last event
-WITH events AS (
+), answers AS (
+    INSERT INTO ledger_ingestion
+        (idempotency_key, request_hash, settlement_id, answer, created_at)
+    SELECT i.*, $37
+    FROM moved CROSS JOIN unnest($33::text[], $34::text[], $35::text[], $36::text[]) AS i
+), events AS (
     INSERT INTO ledger_event
         (seq, event_id, idempotency_key, event_type, account_id, to_account_id, amount_minor,
          bucket, previous_hash, event_hash, metadata, created_at)
-    SELECT * FROM unnest(
-        $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-        $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[]
-    )
+    SELECT i.* FROM moved CROSS JOIN unnest(
+        $38::bigint[], $39::text[], $40::text[], $41::text[], $42::text[], $43::text[],
+        $44::bigint[], $45::text[], $46::text[], $47::text[], $48::text[], $49::timestamptz[]
+    ) AS i
 ), postings AS (
     INSERT INTO ledger_posting (seq, leg, account_id, bucket, delta_minor)
-    SELECT * FROM unnest($13::bigint[], $14::smallint[], $15::text[], $16::text[], $17::bigint[])
+    SELECT i.* FROM moved CROSS JOIN unnest(
+        $50::bigint[], $51::smallint[], $52::text[], $53::text[], $54::bigint[]
+    ) AS i
 )
-UPDATE ledger_tail SET seq = $18, event_hash = $19, created_at = $20;
+SELECT version FROM moved;
 
 -- name: settlements_of_payment
 -- The settlements of one external payment, newest first: at most one a direction.

@@ -125,10 +125,14 @@ RETURNING o.event_id, o.payload, o.state, o.attempts, o.due_at, o.lease_token, d
 
 -- name: finish
 -- Record what attempts came to and give up their leases. A row whose lease is no longer the
--- caller's is left alone and not returned: somebody else owns it now.
+-- caller's is left alone and not returned: somebody else owns it now. The commit need not wait for
+-- the disk: if it is lost the lease runs out, and the same attempt is made again under its key.
 -- $1 text[] event ids   $2 bigint[] lease tokens   $3 text[] states   $4 double precision[] seconds
 -- until the next attempt (null: none)   $5 integer[] ledger statuses   $6 text[] settlement ids
 -- $7 text[] error codes   $8 text[] error messages   $9 text[] blames
+WITH relaxed AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true) AS commit_mode
+)
 UPDATE settlement_outbox AS o
 SET state = r.state,
     due_at = now() + r.retry_in_s * interval '1 second',
@@ -140,7 +144,7 @@ SET state = r.state,
     blame = r.blame,
     forwarded_at = CASE WHEN r.state = 'forwarded' THEN now() END,
     updated_at = now()
-FROM unnest(
+FROM relaxed CROSS JOIN unnest(
     $1::text[], $2::bigint[], $3::text[], $4::double precision[], $5::integer[], $6::text[],
     $7::text[], $8::text[], $9::text[]
 ) AS r (
