@@ -15,7 +15,9 @@ from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
 from clawsettle.actors.timer import Timer
 from clawsettle.domain.errors import Overloaded
 from clawsettle.domain.forwarding import ForwardingState, Standing
-from clawsettle.storage.settlement_outbox import SettlementOutbox
+from clawsettle.storage.dead_letters import DeadLetters
+from clawsettle.storage.operator_actions import Operator
+from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
 
 _REMAINING_MAX = 10_000
 
@@ -35,6 +37,7 @@ class SettlementRescuer:
     """See the module. ``poll_s`` is the interval, ``batch_max`` the most rows of one claim."""
 
     outbox: SettlementOutbox
+    letters: DeadLetters
     forwarder: SettlementForwarder
     batch_max: int
     poll_s: float
@@ -62,12 +65,14 @@ class SettlementRescuer:
         limit: int,
         force: bool,
         event_id: str | None,
+        operator: Operator,
         budget: AbstractContextManager[object],
     ) -> RetrySummary:
         """Attempt rows now, in the caller's task, for as long as ``budget`` lets a block run.
 
         With ``event_id`` that row alone, and with ``force`` also before its time or when it is
-        dead; a row that somebody is working on is left to them.
+        dead, which is a requeue in the ``operator``'s name; a row that somebody is working on is
+        left to them.
 
         Raises: Overloaded when the named row finds no room, StorageUnavailable or StorageError.
         """
@@ -77,7 +82,7 @@ class SettlementRescuer:
             elif not seats.count:
                 raise Overloaded("too many attempts are under way")
             else:
-                rows = await self.outbox.claim([event_id], force=force)
+                rows = await self._claim_named(event_id, operator, force=force)
             attempts = seats.take(rows)
         results: list[Standing | None] = []
         with budget:
@@ -89,6 +94,14 @@ class SettlementRescuer:
         if event_id is None:
             remaining += await self.outbox.count_due(_REMAINING_MAX)
         return RetrySummary(len(rows), forwarded, len(results) - forwarded, remaining)
+
+    async def _claim_named(
+        self, event_id: str, operator: Operator, *, force: bool
+    ) -> list[LeasedRow]:
+        rows = await self.outbox.claim([event_id], force=force)
+        if force and not rows:
+            rows = await self.letters.revive(event_id, operator)
+        return rows
 
     async def _claim(self) -> bool:
         # Half of the room: new events must find seats while this claim is under way.
