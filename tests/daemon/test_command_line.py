@@ -23,7 +23,17 @@ def _config(folder: Path, text: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("serve",), ("dev",), ("migrate",), ("config",), ("config", "check"), ("send",)]
+    "words",
+    [
+        (),
+        ("serve",),
+        ("dev",),
+        ("migrate",),
+        ("config",),
+        ("config", "check"),
+        ("send",),
+        ("dead-letters",),
+    ],
 )
 async def test_help_is_there_for_every_command(words: tuple[str, ...]) -> None:
     shown = await run(*words, "--help")
