@@ -84,15 +84,15 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show one with what it would send, and who did what with it."""
-    import json as json_text
-
     letter = _with_window(state_dir, base_url, lambda window: window.show(letter_id))
     if json:
         print_json(letter)
         return
-    actions = letter.pop("actions")
-    shown = {name: v if isinstance(v, str) else json_text.dumps(v) for name, v in letter.items()}
-    print_table(("field", "value"), list(shown.items()))
+    actions, payload = letter.pop("actions"), letter.pop("payload", None)
+    print_table(("field", "value"), [(name, str(value)) for name, value in letter.items()])
+    if payload is not None:
+        print("\npayload")
+        print_json(payload)
     if actions:
         columns = ("at", "action", "actor", "by", "why")
         print()
