@@ -8,6 +8,7 @@ Stops: on ``close``, after the claim under way.
 
 from contextlib import AbstractContextManager
 
+import structlog
 import trio
 from attrs import define, field, frozen
 
@@ -19,6 +20,7 @@ from clawsettle.storage.dead_letters import DeadLetters
 from clawsettle.storage.operator_actions import Operator
 from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
 
+_log = structlog.get_logger(__name__)
 _REMAINING_MAX = 10_000
 
 
@@ -101,6 +103,10 @@ class SettlementRescuer:
         rows = await self.outbox.claim([event_id], force=force)
         if force and not rows:
             rows = await self.letters.revive(event_id, operator)
+            if rows:
+                _log.info(
+                    "dead_letter_requeued", event_id=event_id, actor=operator.actor, by=operator.by
+                )
         return rows
 
     async def _claim(self) -> bool:
