@@ -215,7 +215,12 @@ class SettlementForwarder:
     def _finish(self, work: _Work, outcome: AttemptOutcome) -> None:
         row = work.row
         result = judge(
-            row.state, outcome, event_id=row.event_id, attempts=row.attempts, policy=self.policy
+            row.state,
+            outcome,
+            event_id=row.event_id,
+            attempts=row.attempts,
+            age_s=row.age_s,
+            policy=self.policy,
         )
         self._finished.put((work, result))
 

@@ -8,6 +8,7 @@ Stops: on ``close``, after the claim under way.
 
 from contextlib import AbstractContextManager
 
+import structlog
 import trio
 from attrs import define, field, frozen
 
@@ -15,8 +16,11 @@ from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
 from clawsettle.actors.timer import Timer
 from clawsettle.domain.errors import Overloaded
 from clawsettle.domain.forwarding import ForwardingState, Standing
-from clawsettle.storage.settlement_outbox import SettlementOutbox
+from clawsettle.storage.dead_letters import DeadLetters
+from clawsettle.storage.operator_actions import Operator
+from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
 
+_log = structlog.get_logger(__name__)
 _REMAINING_MAX = 10_000
 
 
@@ -35,6 +39,7 @@ class SettlementRescuer:
     """See the module. ``poll_s`` is the interval, ``batch_max`` the most rows of one claim."""
 
     outbox: SettlementOutbox
+    letters: DeadLetters
     forwarder: SettlementForwarder
     batch_max: int
     poll_s: float
@@ -62,12 +67,14 @@ class SettlementRescuer:
         limit: int,
         force: bool,
         event_id: str | None,
+        operator: Operator,
         budget: AbstractContextManager[object],
     ) -> RetrySummary:
         """Attempt rows now, in the caller's task, for as long as ``budget`` lets a block run.
 
         With ``event_id`` that row alone, and with ``force`` also before its time or when it is
-        dead; a row that somebody is working on is left to them.
+        dead, which is a requeue in the ``operator``'s name; a row that somebody is working on is
+        left to them.
 
         Raises: Overloaded when the named row finds no room, StorageUnavailable or StorageError.
         """
@@ -77,7 +84,7 @@ class SettlementRescuer:
             elif not seats.count:
                 raise Overloaded("too many attempts are under way")
             else:
-                rows = await self.outbox.claim([event_id], force=force)
+                rows = await self._claim_named(event_id, operator, force=force)
             attempts = seats.take(rows)
         results: list[Standing | None] = []
         with budget:
@@ -89,6 +96,18 @@ class SettlementRescuer:
         if event_id is None:
             remaining += await self.outbox.count_due(_REMAINING_MAX)
         return RetrySummary(len(rows), forwarded, len(results) - forwarded, remaining)
+
+    async def _claim_named(
+        self, event_id: str, operator: Operator, *, force: bool
+    ) -> list[LeasedRow]:
+        rows = await self.outbox.claim([event_id], force=force)
+        if force and not rows:
+            rows = await self.letters.revive(event_id, operator)
+            if rows:
+                _log.info(
+                    "dead_letter_requeued", event_id=event_id, actor=operator.actor, by=operator.by
+                )
+        return rows
 
     async def _claim(self) -> bool:
         # Half of the room: new events must find seats while this claim is under way.

@@ -175,9 +175,12 @@ class WebhookIntake:
                 ask.reply.resolve(Receipt(event.event_type, not starts, standing, attempt, pending))
 
     def _counts_anew(self, event: KnownEvent) -> bool:
-        """Return whether no delivery of this event has been told yet that it counted."""
+        """Return whether no delivery of this event has been told yet that it counted.
+
+        One that was requeued was a dead letter before, and that was told with a success.
+        """
         failed = event.standing is not None and event.standing.state is ForwardingState.FAILED
-        return failed and self.failures_are_answered
+        return failed and not event.requeued and self.failures_are_answered
 
     def _flag_mismatch(self, ask: _Ask, body_sha256: bytes) -> None:
         if ask.request.body_sha256 != body_sha256:

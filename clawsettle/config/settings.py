@@ -131,6 +131,7 @@ class ForwardingSettings:
     retry_base_s: int = whole(15, 1, _DAY_S, "seconds", env="FORWARDING_RETRY_BASE_SECONDS")
     retry_max_s: int = whole(300, 1, _DAY_S, "seconds", env="FORWARDING_RETRY_MAX_SECONDS")
     attempts_max: int = whole(1000, 1, 1_000_000, "attempts")
+    age_max_s: int = whole(302_400, 1, 31_536_000, "seconds")
     retry_budget_s: float = seconds(20.0, 0.01, 600)
     poll_s: float = seconds(2.0, 0.01, 3600)
     in_flight_max: int = whole(32, 1, 10_000, "attempts")

@@ -1,12 +1,7 @@
-"""The ``clawsettle`` command.
-
-Errors are one line each on stderr. Exit codes: 0 done, 1 it failed or was refused, 2 the command
-or the configuration is wrong.
-"""
+"""The ``clawsettle`` command; how its parts print and fail is in ``clawsettle.daemon.terminal``."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +9,21 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from clawsettle import __version__
-from clawsettle.domain.errors import ClawsettleError, ConfigError
-
-EXIT_FAILED, EXIT_USAGE = 1, 2
+from clawsettle.daemon.dead_letter_commands import dead_letters_app
+from clawsettle.daemon.terminal import (
+    DEFAULT_STATE_DIR,
+    EXIT_FAILED,
+    EXIT_USAGE,
+    BaseUrlOption,
+    JsonOption,
+    StateDirOption,
+    fail,
+    guarded,
+    print_json,
+    print_table,
+    run_async,
+)
+from clawsettle.domain.errors import ConfigError
 
 app = App(
     name="clawsettle",
@@ -27,17 +34,11 @@ app = App(
 )
 config_app = App(name="config", help="Look at the configuration.")
 app.command(config_app)
+app.command(dead_letters_app)
 
 ConfigOption = Annotated[
     Path | None, Parameter(help="The configuration file, such as clawsettle.toml.")
 ]
-StateDirOption = Annotated[
-    Path, Parameter(help="Where `clawsettle dev` keeps its database, secrets and addresses.")
-]
-JsonOption = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print JSON instead of text.")
-]
-DEFAULT_STATE_DIR = Path(".clawsettle")
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     try:
         app(exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        _fail([" ".join(str(error).split())], EXIT_USAGE)
+        fail([" ".join(str(error).split())], EXIT_USAGE)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -78,7 +79,7 @@ def dev(
         "ledger.bind": ledger_bind,
         "database.url": database_url,
     }
-    _run(develop, state_dir, config, overrides)
+    run_async(develop, state_dir, config, overrides)
 
 
 @app.command
@@ -106,7 +107,7 @@ def serve(*, config: Annotated[Path, Parameter(help="The configuration file.")])
 
         await run_daemon(settings, announce=announce)
 
-    _run(start)
+    run_async(start)
 
 
 @app.command
@@ -135,11 +136,11 @@ def migrate(
             await check_server(database)
             applied = [migration.name for migration in await apply_migrations(database)]
         if json:
-            _print_json({"applied": applied})
+            print_json({"applied": applied})
         else:
             print("\n".join(f"applied {name}" for name in applied) or "the schema is current")
 
-    _run(bring_up_to_date)
+    run_async(bring_up_to_date)
 
 
 @config_app.command
@@ -153,11 +154,10 @@ def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
     try:
         loaded = load(config, environ=os.environ)
     except ConfigError as error:
-        _fail(error.problems, EXIT_USAGE)
-        return
+        fail(error.problems, EXIT_USAGE)
     rows, problems = describe(loaded), serving_problems(loaded.settings)
     if json:
-        _print_json(
+        print_json(
             {
                 "settings": [
                     {"key": row.key, "value": row.value, "origin": row.origin} for row in rows
@@ -166,9 +166,9 @@ def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
             }
         )
     else:
-        _print_table(("setting", "value", "from"), [(r.key, r.value, r.origin) for r in rows])
+        print_table(("setting", "value", "from"), [(r.key, r.value, r.origin) for r in rows])
     if problems:
-        _fail(problems, EXIT_USAGE)
+        fail(problems, EXIT_USAGE)
 
 
 @app.command
@@ -190,7 +190,7 @@ def send(
         bool | None,
         Parameter(negative="--testmode", help="Live or test event; default: what is expected."),
     ] = None,
-    base_url: Annotated[str | None, Parameter(help="The daemon, if not the one here.")] = None,
+    base_url: BaseUrlOption = None,
     ledger_base_url: Annotated[str | None, Parameter(help="Its ledger.")] = None,
     state_dir: StateDirOption = DEFAULT_STATE_DIR,
     json: JsonOption = False,
@@ -201,8 +201,9 @@ def send(
     when the daemon took it, 1 when it refused.
     """
     from clawsettle.config import load
-    from clawsettle.daemon.send import SendOptions, SendReport, locate
+    from clawsettle.daemon.send import SendOptions, SendReport
     from clawsettle.daemon.send import send as send_event
+    from clawsettle.daemon.state_dir import locate
 
     def act() -> SendReport:
         settings = load(None, environ=os.environ).settings
@@ -212,9 +213,9 @@ def send(
         )
         return send_event(facts, options)
 
-    report = _guarded(act)
+    report = guarded(act)
     if json:
-        _print_json(
+        print_json(
             {
                 "event": report.event,
                 "status": report.status,
@@ -241,68 +242,3 @@ def _print_report(report: Any) -> None:
     after = report.account_after["balances"]
     moved = f"{before.get('available', '0')} -> {after['available']}"
     print(f"ledger  {report.account_after['id']} available {moved}")
-
-
-def _run(function: Callable[..., Any], *args: object) -> None:
-    """Run an async command to its end."""
-    import trio
-
-    _guarded(lambda: trio.run(function, *args, strict_exception_groups=True))
-
-
-def _guarded(act: Callable[[], Any]) -> Any:
-    """Return what ``act`` returns; print its errors a line each and exit with their code."""
-    try:
-        return act()
-    except (ClawsettleError, ExceptionGroup) as error:
-        causes = list(_causes(error))
-        strangers = [cause for cause in causes if not isinstance(cause, ClawsettleError)]
-        if strangers:
-            import structlog
-
-            structlog.get_logger(__name__).critical("daemon_failed", exc_info=error)
-        lines = [line for cause in causes for line in _lines(cause)]
-        wrong = all(isinstance(cause, ConfigError) for cause in causes)
-        _fail(list(dict.fromkeys(lines)), EXIT_USAGE if wrong else EXIT_FAILED)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _causes(inner)
-    else:
-        yield error
-
-
-def _lines(error: BaseException) -> list[str]:
-    if isinstance(error, ConfigError):
-        return error.problems
-    if isinstance(error, ClawsettleError):
-        return [error.message]
-    return [f"it failed: {type(error).__name__} (the log has the details)"]
-
-
-def _fail(problems: list[str], code: int) -> None:
-    for problem in problems:
-        print(f"clawsettle: {problem}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    print(json.dumps(value, indent=2))
-
-
-def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    # In a pipe a table is as wide as its content: cut cells help nobody.
-    if not console.is_terminal:
-        console = Console(width=max(200, console.width), highlight=False)
-    console.print(table)

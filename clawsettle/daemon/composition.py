@@ -27,6 +27,7 @@ from clawsettle.config import Address, Settings, serving_problems
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
 from clawsettle.http.auth import ledger_guard
+from clawsettle.http.dead_letters import DeadLetterRoutes
 from clawsettle.http.errors import error_status
 from clawsettle.http.forwarding import RetryRoute
 from clawsettle.http.ledger_api import LedgerRoutes
@@ -38,6 +39,7 @@ from clawsettle.http.status import Readiness, StatusRoutes
 from clawsettle.http.surface import AsgiApp, Surface, build_app
 from clawsettle.http.webhook import WebhookRoute
 from clawsettle.storage.bridge import Database, open_database
+from clawsettle.storage.dead_letters import DeadLetters
 from clawsettle.storage.delivery_log import DeliveryLog
 from clawsettle.storage.ledger_book import LedgerBook
 from clawsettle.storage.migrate import apply_migrations, check_server
@@ -82,17 +84,23 @@ def assemble(settings: Settings, database: Database) -> Parts:
     """Put a daemon's parts together; starts nothing."""
     forwarding = settings.forwarding
     outbox = SettlementOutbox(database, forwarding.lease_s)
+    letters = DeadLetters(database, forwarding.lease_s)
     ledger, keeper, http_ledger = _ledger(settings, database)
     forwarder = SettlementForwarder(
         outbox,
         ledger,
-        RetryPolicy(forwarding.retry_base_s, forwarding.retry_max_s, forwarding.attempts_max),
+        RetryPolicy(
+            forwarding.retry_base_s,
+            forwarding.retry_max_s,
+            forwarding.attempts_max,
+            forwarding.age_max_s,
+        ),
         # Two rounds of calls: more would only wait for their leases to end.
         capacity=min(forwarding.mailbox_max, 2 * forwarding.in_flight_max * ledger.batch_max),
         in_flight_max=forwarding.in_flight_max,
         attempt_timeout_s=forwarding.attempt_timeout_s,
     )
-    rescuer = SettlementRescuer(outbox, forwarder, CLAIM_BATCH_MAX, forwarding.poll_s)
+    rescuer = SettlementRescuer(outbox, letters, forwarder, CLAIM_BATCH_MAX, forwarding.poll_s)
     forwarder.when_roomy = rescuer.ring
     intake = WebhookIntake(
         outbox,
@@ -117,6 +125,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
                     intake, recorder, settings.stripe, settings.forwarding, patience
                 ).route(),
                 RetryRoute(rescuer, settings.admin, settings.forwarding, patience).route(),
+                *DeadLetterRoutes(letters, settings.admin, rescuer.ring).routes(),
             ],
             readiness,
         ),

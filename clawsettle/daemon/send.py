@@ -2,20 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
-from attrs import evolve, frozen
+from attrs import frozen
 
-from clawsettle.config import Secret, Settings
-from clawsettle.daemon.state_dir import (
-    DEFAULT_BASE_URL,
-    DEFAULT_LEDGER_BASE_URL,
-    DaemonFacts,
-    read_facts,
-)
+from clawsettle.daemon.answers import answered, json_object
+from clawsettle.daemon.state_dir import DaemonFacts
 from clawsettle.domain.errors import ConfigError, ProviderError
 from clawsettle.sandbox.stripe_events import (
     EventPlan,
@@ -53,32 +47,6 @@ class SendReport:
     account_after: Mapping[str, Any] | None
 
 
-def locate(
-    state_dir: Path, settings: Settings, *, base_url: str | None, ledger_base_url: str | None
-) -> DaemonFacts:
-    """Return how to reach the daemon: options first, then the state directory, then defaults.
-
-    Secrets of the environment come before those of the state directory, as they do in the daemon.
-
-    Raises: ConfigError when the state directory's file cannot be read.
-    """
-    known = read_facts(state_dir) or DaemonFacts(
-        DEFAULT_BASE_URL, DEFAULT_LEDGER_BASE_URL, None, None, None, settings.stripe.environment
-    )
-    return evolve(
-        known,
-        base_url=base_url or known.base_url,
-        ledger_base_url=ledger_base_url or known.ledger_base_url,
-        webhook_secret=_first(settings.stripe.webhook_secrets) or known.webhook_secret,
-        admin_key=_first(settings.admin.keys) or known.admin_key,
-        ledger_admin_key=_first(settings.ledger.admin_keys) or known.ledger_admin_key,
-    )
-
-
-def _first(secrets: Sequence[Secret]) -> str | None:
-    return secrets[0].reveal() if secrets else None
-
-
 def send(facts: DaemonFacts, options: SendOptions) -> SendReport:
     """Open the account, send the event, and look at the account before and after.
 
@@ -100,7 +68,7 @@ def send(facts: DaemonFacts, options: SendOptions) -> SendReport:
         before = ledger.account(account_id)
         body = json.dumps(event, indent=2).encode()
         header = signature_header(body, secret=facts.webhook_secret, timestamp_s=int(time.time()))
-        response = _answered(
+        response = answered(
             facts.base_url,
             lambda: client.post(
                 f"{facts.base_url}/v1/stripe/webhook",
@@ -109,7 +77,7 @@ def send(facts: DaemonFacts, options: SendOptions) -> SendReport:
             ),
         )
         return SendReport(
-            event, response.status_code, _json(response), before, ledger.account(account_id)
+            event, response.status_code, json_object(response), before, ledger.account(account_id)
         )
 
 
@@ -129,7 +97,7 @@ class _LedgerWindow:
         answer = self._ask("POST", "/accounts", {"did": did})
         if answer.status_code != httpx.codes.CREATED:
             raise ProviderError(f"the ledger opened no account: {answer.text[:200]}")
-        return str(_json(answer)["id"])
+        return str(json_object(answer)["id"])
 
     def account(self, account_id: str) -> Mapping[str, Any] | None:
         """Return the account, or None when the ledger has none or cannot be asked."""
@@ -139,12 +107,12 @@ class _LedgerWindow:
             answer = self._ask("GET", f"/accounts/id/{account_id}", None)
         except ProviderError:
             return None
-        return _json(answer) if answer.status_code == httpx.codes.OK else None
+        return json_object(answer) if answer.status_code == httpx.codes.OK else None
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
         url = f"{self.facts.ledger_base_url}{path}"
         headers = {"authorization": f"Bearer {self.facts.ledger_admin_key}"}
-        return _answered(url, lambda: self.client.request(method, url, json=body, headers=headers))
+        return answered(url, lambda: self.client.request(method, url, json=body, headers=headers))
 
 
 def _event(facts: DaemonFacts, options: SendOptions, account_id: str) -> dict[str, object]:
@@ -163,21 +131,3 @@ def _event(facts: DaemonFacts, options: SendOptions, account_id: str) -> dict[st
             object_id=options.object_id or stripe_id(object_prefix(options.event_type)),
         )
     )
-
-
-def _answered(url: str, call: Callable[[], httpx.Response]) -> httpx.Response:
-    try:
-        return call()
-    except httpx.HTTPError as error:
-        raise ProviderError(
-            f"nobody answers at {url} ({type(error).__name__}): is the daemon running? "
-            "`make run` starts one"
-        ) from error
-
-
-def _json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        body = {"answer": response.text[:500]}
-    return body if isinstance(body, dict) else {"answer": body}

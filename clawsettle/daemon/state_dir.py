@@ -7,6 +7,7 @@
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import asdict, evolve, frozen
@@ -14,7 +15,6 @@ from attrs import asdict, evolve, frozen
 from clawsettle.config import Secret, Settings
 from clawsettle.domain.errors import ConfigError
 
-DEFAULT_STATE_DIR = Path(".clawsettle")
 DEFAULT_BASE_URL = "http://127.0.0.1:8787"
 DEFAULT_LEDGER_BASE_URL = "http://127.0.0.1:8788"
 
@@ -29,6 +29,32 @@ class DaemonFacts:
     admin_key: str | None
     ledger_admin_key: str | None
     environment: str
+
+
+def locate(
+    state_dir: Path, settings: Settings, *, base_url: str | None, ledger_base_url: str | None
+) -> DaemonFacts:
+    """Return how to reach the daemon: options first, then the state directory, then defaults.
+
+    Secrets of the environment come before those of the state directory, as they do in the daemon.
+
+    Raises: ConfigError when the state directory's file cannot be read.
+    """
+    known = read_facts(state_dir) or DaemonFacts(
+        DEFAULT_BASE_URL, DEFAULT_LEDGER_BASE_URL, None, None, None, settings.stripe.environment
+    )
+    return evolve(
+        known,
+        base_url=base_url or known.base_url,
+        ledger_base_url=ledger_base_url or known.ledger_base_url,
+        webhook_secret=_first(settings.stripe.webhook_secrets) or known.webhook_secret,
+        admin_key=_first(settings.admin.keys) or known.admin_key,
+        ledger_admin_key=_first(settings.ledger.admin_keys) or known.ledger_admin_key,
+    )
+
+
+def _first(keys: Sequence[Secret]) -> str | None:
+    return keys[0].reveal() if keys else None
 
 
 def with_secrets(state_dir: Path, settings: Settings) -> Settings:

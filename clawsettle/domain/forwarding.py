@@ -1,8 +1,9 @@
 """The life of one settlement on its way to the ledger, and when it is tried again.
 
 A row is ``pending`` until its first attempt has ended, ``failed`` while it waits for another,
-``forwarded`` when the ledger has it, ``dead`` when no further attempt can help by itself.
-Source: webhook-forwarding contract sections 8 and 14 (W4, W5, W19, W24).
+``forwarded`` when the ledger has it, ``dead`` when no further attempt can help by itself, and
+``discarded`` when an operator has closed a dead one. Dead and discarded rows can be requeued.
+Source: webhook-forwarding contract sections 8 and 14 (W4, W5, W19, W24); discarding is new.
 """
 
 import re
@@ -19,11 +20,12 @@ ERROR_MESSAGE_MAX = 500
 _JITTER = 0.2
 _ECHOED = ("provider", "external_payment_id", "direction", "account_id", "amount_minor", "currency")
 _FAILED_PAYIN = ("payin", "failed")
-_OK, _REDIRECT = 200, 300
-_BAD_REQUEST = 400
+_OK, _REDIRECT, _BAD_REQUEST = 200, 300, 400
 _FINAL_STATUSES = frozenset({_BAD_REQUEST, 409, 422})
 # A refund may overtake the payment it refunds: the next attempt can find the money there.
 _MENDABLE_CODES = frozenset({"INSUFFICIENT_FUNDS"})
+# Our key is refused, or the address is not the ledger's own: settings of ours name both.
+_MISCONFIGURED_STATUSES = frozenset({401, 403, *range(_REDIRECT, _BAD_REQUEST)})
 _CODE = re.compile(r"[A-Z0-9_]{1,64}\Z")
 _SETTLEMENT_ID = re.compile(r"[!-~]{1,255}\Z")
 
@@ -35,13 +37,20 @@ class ForwardingState(StrEnum):
     FAILED = "failed"
     FORWARDED = "forwarded"
     DEAD = "dead"
+    DISCARDED = "discarded"
 
 
 class Blame(StrEnum):
-    """Who must act on a dead settlement."""
+    """Where the cause of a dead letter lies.
+
+    In our request, the party we send to, the provider we heard it from, the configuration, or what
+    is stored.
+    """
 
     US = "us"
     TARGET = "target"
+    PROVIDER = "provider"
+    CONFIG = "config"
     POISON = "poison"
 
 
@@ -106,37 +115,62 @@ class GaveUp:
 
 @frozen
 class Requeued:
-    """Event: an operator asks for another attempt at a dead settlement."""
+    """Event: an operator brings a dead or discarded settlement back, with its whole life again."""
 
 
-_OPEN: Mapping[type[object], ForwardingState] = {
+@frozen
+class Discarded:
+    """Event: an operator closes a dead settlement; it will not be sent."""
+
+
+# Each event leads to one state, from wherever it is taken.
+_LEADS_TO: Mapping[type[object], ForwardingState] = {
     Succeeded: ForwardingState.FORWARDED,
     FellThrough: ForwardingState.FAILED,
     GaveUp: ForwardingState.DEAD,
+    Requeued: ForwardingState.FAILED,
+    Discarded: ForwardingState.DISCARDED,
 }
+
+
+def _steps(*events: type[object]) -> Mapping[type[object], ForwardingState]:
+    return {event: _LEADS_TO[event] for event in events}
+
+
 TRANSITIONS: Mapping[ForwardingState, Mapping[type[object], ForwardingState]] = {
-    ForwardingState.PENDING: _OPEN,
-    ForwardingState.FAILED: _OPEN,
-    ForwardingState.FORWARDED: {Succeeded: ForwardingState.FORWARDED},
-    ForwardingState.DEAD: {Requeued: ForwardingState.FAILED},
+    ForwardingState.PENDING: _steps(Succeeded, FellThrough, GaveUp),
+    ForwardingState.FAILED: _steps(Succeeded, FellThrough, GaveUp),
+    ForwardingState.FORWARDED: _steps(Succeeded),
+    ForwardingState.DEAD: _steps(Requeued, Discarded),
+    ForwardingState.DISCARDED: _steps(Requeued),
 }
 
 
 def next_state(state: ForwardingState, event: object) -> ForwardingState:
-    """Return the state after ``event``. Raises: IllegalTransition when the table has no step."""
+    """Return the state after ``event``.
+
+    Raises: IllegalTransition with ``from_status`` and ``to_status`` when the table has no step.
+    """
     try:
         return TRANSITIONS[state][type(event)]
     except KeyError:
-        raise IllegalTransition(f"{state} has no step {type(event).__name__}") from None
+        raise IllegalTransition(
+            f"a settlement that is {state} cannot become {_LEADS_TO[type(event)]} this way",
+            details={"from_status": state, "to_status": _LEADS_TO[type(event)]},
+        ) from None
 
 
 @frozen
 class RetryPolicy:
-    """How failed attempts are spaced (seconds) and how many there may be in all."""
+    """How failed attempts are spaced (seconds), and which limits end them.
+
+    ``attempts_max`` counts attempts, ``age_max_s`` seconds since the row was opened or requeued.
+    """
 
     base_s: int
     max_s: int
     attempts_max: int
+    age_max_s: int
 
 
 @frozen
@@ -208,13 +242,16 @@ def judge(
     *,
     event_id: str,
     attempts: int,
+    age_s: float,
     policy: RetryPolicy,
 ) -> AttemptResult:
-    """Decide what an attempt's outcome means for its row; ``attempts`` counts this one.
+    """Decide what an attempt's outcome means for its row.
 
-    A refusal that time cannot mend (400, 409, 422) and an unreadable payload are dead at once;
-    an unknown account (404), a refund that is not covered yet, an overloaded or failing ledger and
-    silence are tried again until ``attempts_max``.
+    ``attempts`` counts this one; ``age_s`` is how long the row had been tried when it was claimed,
+    by the database's clock. A refusal that time cannot mend (400, 409, 422) and an unreadable
+    payload are dead at once; an unknown account (404), a refund that is not covered yet, a refused
+    key, an overloaded or failing ledger and silence are tried again until ``attempts_max`` or
+    ``age_max_s``. No row is ended without an attempt.
 
     Raises: IllegalTransition when the row's state takes no attempts.
     """
@@ -224,24 +261,34 @@ def judge(
             ledger_status=outcome.ledger_status,
             settlement_id=outcome.settlement_id,
         )
-    ledger_status = None if isinstance(outcome, Unreadable) else outcome.ledger_status
-    final = isinstance(outcome, Unreadable) or (
+    final = _is_final(outcome)
+    limit = "" if final else _limit_reached(attempts, age_s, policy)
+    gives_up = final or limit != ""
+    return AttemptResult(
+        next_state(state, GaveUp() if gives_up else FellThrough()),
+        retry_in_s=None if gives_up else backoff_s(attempts, policy, seed=event_id),
+        ledger_status=None if isinstance(outcome, Unreadable) else outcome.ledger_status,
+        error_code="INTERNAL_ERROR" if isinstance(outcome, Unreadable) else "LEDGER_INGEST_FAILED",
+        error_message=outcome.message[: ERROR_MESSAGE_MAX - len(limit)] + limit,
+        blame=_blame(outcome) if gives_up else None,
+    )
+
+
+def _is_final(outcome: AttemptOutcome) -> bool:
+    return isinstance(outcome, Unreadable) or (
         isinstance(outcome, Refused)
         and outcome.ledger_status in _FINAL_STATUSES
         and outcome.code not in _MENDABLE_CODES
     )
-    exhausted = attempts >= policy.attempts_max
-    event = GaveUp() if final or exhausted else FellThrough()
-    result_state = next_state(state, event)
-    waits = result_state is ForwardingState.FAILED
-    return AttemptResult(
-        result_state,
-        retry_in_s=backoff_s(attempts, policy, seed=event_id) if waits else None,
-        ledger_status=ledger_status,
-        error_code="INTERNAL_ERROR" if isinstance(outcome, Unreadable) else "LEDGER_INGEST_FAILED",
-        error_message=outcome.message[:ERROR_MESSAGE_MAX],
-        blame=None if waits else _blame(outcome),
-    )
+
+
+def _limit_reached(attempts: int, age_s: float, policy: RetryPolicy) -> str:
+    """Return which limit has ended a row, as the end of its message; blank while none has."""
+    if attempts >= policy.attempts_max:
+        return f"; given up after attempts_max ({policy.attempts_max}) attempts"
+    if age_s >= policy.age_max_s:
+        return f"; given up after age_max_s ({policy.age_max_s}) seconds"
+    return ""
 
 
 def _blame(outcome: AttemptOutcome) -> Blame:
@@ -249,4 +296,6 @@ def _blame(outcome: AttemptOutcome) -> Blame:
         return Blame.POISON
     if isinstance(outcome, Refused) and outcome.ledger_status == _BAD_REQUEST:
         return Blame.US
+    if isinstance(outcome, Refused) and outcome.ledger_status in _MISCONFIGURED_STATUSES:
+        return Blame.CONFIG
     return Blame.TARGET

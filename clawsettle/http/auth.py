@@ -6,6 +6,7 @@ Source: webhook-forwarding contract section 1, ledger-api contract section 1; W2
 from collections.abc import Callable, Sequence
 
 from clawsettle.config import Secret, matches_any
+from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.errors import CallerError, ClawsettleError
 from clawsettle.http.routing import Request
 
@@ -20,8 +21,11 @@ def bearer_token(request: Request) -> str | None:
     return words[1]
 
 
-def require_settle_admin(request: Request, keys: Sequence[Secret]) -> None:
-    """Return when the request carries one of the settle-admin keys as its bearer token.
+def require_settle_admin(request: Request, keys: Sequence[Secret]) -> str:
+    """Return who calls, when the request carries a settle-admin key as its bearer token.
+
+    The answer is the key's fingerprint, ``key:`` and the first 8 hex digits of its SHA-256: it
+    tells one key from another and gives none away.
 
     Raises: ClawsettleError DEPENDENCY_NOT_CONFIGURED without keys, CallerError UNAUTHORIZED.
     """
@@ -34,6 +38,7 @@ def require_settle_admin(request: Request, keys: Sequence[Secret]) -> None:
     token = bearer_token(request)
     if token is None or not matches_any(token, keys):
         raise CallerError("the admin key is missing or wrong", code="UNAUTHORIZED")
+    return f"key:{sha256_hex(token)[:8]}"
 
 
 def ledger_guard(keys: Sequence[Secret]) -> Callable[[Request], None]:

@@ -36,6 +36,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         "SIGNATURE_INVALID": 401,
         "UNAUTHORIZED": 401,
         "NOT_FOUND": 404,
+        "DEAD_LETTER_NOT_FOUND": 404,
         "REQUEST_TIMEOUT": 408,
         "CONFLICT": 409,
         "IDEMPOTENCY_KEY_REUSED": 409,

@@ -14,6 +14,7 @@ from clawsettle.http.auth import require_settle_admin
 from clawsettle.http.patience import Patience
 from clawsettle.http.routing import Reply, Request, Route
 from clawsettle.http.strict_json import parse_json
+from clawsettle.storage.operator_actions import Operator
 
 LIMIT_MAX = 200
 
@@ -46,7 +47,8 @@ class RetryRoute:
             description=(
                 "Attempts up to `limit` due settlements side by side, within a time budget. "
                 "`force` also takes those whose next attempt is not due; with `event_id`, that "
-                "one, even when it is dead. `remaining` is present when work is left."
+                "one, even when it is dead: that is a requeue. `remaining` is present when work is "
+                "left."
             ),
             auth="settleAdmin",
             request_schema={
@@ -73,12 +75,13 @@ class RetryRoute:
 
     async def handle(self, request: Request) -> Reply:
         """Attempt rows and answer with the counts, 200 even when all failed."""
-        require_settle_admin(request, self.admin.keys)
+        actor = require_settle_admin(request, self.admin.keys)
         options = parse_options(request, default_limit=self.forwarding.retry_batch_limit)
         summary = await self.rescuer.retry(
             limit=options.limit,
             force=options.force,
             event_id=options.event_id,
+            operator=Operator(actor, why="forced retry"),
             budget=self.patience.bound(self.forwarding.retry_budget_s),
         )
         body: dict[str, object] = {

@@ -3,28 +3,27 @@
 Source: ledger-api contract sections 1 to 5 and 7 (verify).
 """
 
-import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import TypeVar
-
 from attrs import frozen
 
 from clawsettle.actors.ledger_keeper import LedgerKeeper
 from clawsettle.domain.accounts import parse_did
 from clawsettle.domain.errors import CallerError, NotFoundError
-from clawsettle.domain.instants import iso_instant, parse_instant
-from clawsettle.domain.journal import ChainCheck, Settlement
+from clawsettle.domain.journal import ChainCheck
 from clawsettle.domain.ledger import OpenAccount
 from clawsettle.domain.settlements import Direction, Status, parse_ingest, parse_key
+from clawsettle.http.query import (
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    read_cursor,
+    read_limit,
+    read_word,
+    write_cursor,
+)
 from clawsettle.http.routing import Parameter, Reply, Request, Route
 from clawsettle.http.strict_json import parse_json
 from clawsettle.storage.ledger_book import LedgerBook, SettlementFilter
 
-LIMIT_DEFAULT, LIMIT_MAX = 50, 200
 _VERIFY_PAGE = 1000
-_LEADING_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})")
-W = TypeVar("W", Direction, Status)
 
 
 async def _health(_request: Request) -> Reply:
@@ -167,7 +166,7 @@ class LedgerRoutes:
         found = await self.book.settlements_of_payment(
             request.params["provider"],
             request.params["external_payment_id"],
-            _word(request, "direction", Direction),
+            read_word(request, "direction", Direction),
         )
         if not found:
             raise NotFoundError("no settlement of this payment")
@@ -178,16 +177,16 @@ class LedgerRoutes:
         query = request.query
         narrow = SettlementFilter(
             account_id=query.get("account_id") or None,
-            status=_word(request, "status", Status),
+            status=read_word(request, "status", Status),
             provider=query.get("provider") or None,
-            direction=_word(request, "direction", Direction),
+            direction=read_word(request, "direction", Direction),
         )
-        limit = _limit(query.get("limit", ""))
-        after = _cursor(query.get("cursor", ""))
+        limit, after = read_limit(request), read_cursor(request)
         found = await self.book.list_settlements(narrow, after=after, limit=limit + 1)
         body: dict[str, object] = {"settlements": [one.view() for one in found[:limit]]}
         if len(found) > limit:
-            body["next_cursor"] = _cursor_after(found[:limit])
+            last = found[limit - 1]
+            body["next_cursor"] = write_cursor(last.created_at, last.settlement_id)
         return Reply.json(200, body)
 
     async def verify(self, _request: Request) -> Reply:
@@ -200,36 +199,6 @@ class LedgerRoutes:
             200,
             {"valid": not check.errors, "errors": check.errors, "eventsChecked": check.count},
         )
-
-
-def _word(request: Request, name: str, words: type[W]) -> W | None:
-    value = request.query.get(name)
-    if not value:
-        return None
-    if value not in list(words):
-        raise CallerError(f"{name} must be one of {', '.join(words)}")
-    return words(value)
-
-
-def _limit(text: str) -> int:
-    """Read a leading integer; what is none means the default, and the range is clamped."""
-    number = _LEADING_INTEGER.match(text)
-    return min(max(int(number[1]), 1), LIMIT_MAX) if number else LIMIT_DEFAULT
-
-
-def _cursor(text: str) -> tuple[datetime, str] | None:
-    if not text:
-        return None
-    instant, _, settlement_id = text.partition("::")
-    at = parse_instant(instant)
-    # Only what this list gave out: other zones could name instants no database holds.
-    if not settlement_id or at is None or at.tzinfo is not UTC or iso_instant(at) != instant:
-        raise CallerError("the cursor is not one this list gave out", code="INVALID_CURSOR")
-    return at, settlement_id
-
-
-def _cursor_after(page: Sequence[Settlement]) -> str:
-    return f"{iso_instant(page[-1].created_at)}::{page[-1].settlement_id}"
 
 
 _TEXT = {"type": "string"}

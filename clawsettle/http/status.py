@@ -25,8 +25,8 @@ _FRESH_S = 1.0
 class Readiness:
     """Whether this daemon can do its work now, looked up at most once a second.
 
-    A backlog is shown but is no reason: it waits for the ledger, and a load balancer that took
-    every daemon out of service for it would turn a slow ledger into lost deliveries.
+    A backlog is shown but is no reason: it waits for the ledger or an operator, and a load balancer
+    that took every daemon out of service for it would turn a slow ledger into lost deliveries.
     """
 
     outbox: SettlementOutbox
@@ -61,6 +61,7 @@ class Readiness:
                     reasons.append("migrations are pending")
                 body["backlog"] = {
                     "open_count": backlog.open_count,
+                    "dead_count": backlog.dead_count,
                     "oldest_due_s": round(backlog.oldest_due_s, 3),
                 }
         if bound.cancelled_caught:

@@ -139,17 +139,16 @@ class WebhookRoute:
             environment=self.stripe.environment,
             allow_testmode=self.stripe.allow_testmode_in_production,
         )
-        receipt, standing, attempted = None, None, False
+        receipt, standing = None, None
         with self.patience.bound(self.forwarding.answer_deadline_s):
             mapped, quarantined = await self._mapped(event)
             receipt = await self.intake.receive(Delivery(event, body, mapped, quarantined))
             standing = receipt.standing
             if standing is not None and self.forwarding.acknowledge == "attempted":
-                attempted = receipt.pending
                 standing = await self._settled(event.event_id, receipt)
         if receipt is None:
             raise StorageUnavailable("the event was not recorded in time")
-        return self._reply(event, receipt, standing, attempted=attempted)
+        return self._reply(event, receipt, standing)
 
     async def _mapped(self, event: StripeEvent) -> tuple[Mapped | None, bool]:
         """Return the settlement of an event, and whether it is put aside instead.
@@ -184,11 +183,11 @@ class WebhookRoute:
         )(self.intake.known, event_id)
         return None if known is None else known.standing
 
-    def _reply(
-        self, event: StripeEvent, receipt: Receipt, standing: Standing | None, *, attempted: bool
-    ) -> Reply:
-        if standing is not None and self._must_be_delivered_again(standing, attempted=attempted):
-            raise _not_forwarded(event, standing)
+    def _reply(self, event: StripeEvent, receipt: Receipt, standing: Standing | None) -> Reply:
+        waits_for_ledger = self.forwarding.acknowledge == "attempted"
+        # Stripe is asked to come back only for what waits: redelivery helps no dead letter.
+        if waits_for_ledger and standing is not None and standing.due_at is not None:
+            raise _not_forwarded(event, standing.due_at, standing.ledger_status)
         body: dict[str, object] = {
             "ok": True,
             "deduped": receipt.deduped,
@@ -208,14 +207,6 @@ class WebhookRoute:
                 body["next_retry_at"] = iso_instant(standing.due_at)
         return Reply.json(200, body)
 
-    def _must_be_delivered_again(self, standing: Standing, *, attempted: bool) -> bool:
-        """Return whether Stripe is told to come back; for a dead settlement it need not."""
-        if self.forwarding.acknowledge == "committed" or (
-            standing.state is ForwardingState.FORWARDED
-        ):
-            return False
-        return standing.state is not ForwardingState.DEAD or attempted
-
     def _note(
         self, event: StripeEvent | None, received_at: datetime, error_code: str | None
     ) -> None:
@@ -231,13 +222,13 @@ class WebhookRoute:
         )
 
 
-def _not_forwarded(event: StripeEvent, standing: Standing) -> ProviderError:
+def _not_forwarded(
+    event: StripeEvent, due_at: datetime, ledger_status: int | None
+) -> ProviderError:
     details: dict[str, object] = {"event_id": event.event_id}
-    if standing.ledger_status is not None:
-        details["ledger_status"] = standing.ledger_status
-    details["retry_scheduled"] = standing.due_at is not None
-    if standing.due_at is not None:
-        details["next_retry_at"] = iso_instant(standing.due_at)
+    if ledger_status is not None:
+        details["ledger_status"] = ledger_status
+    details |= {"retry_scheduled": True, "next_retry_at": iso_instant(due_at)}
     return ProviderError(
         "the event is recorded but has not reached the ledger",
         code="LEDGER_INGEST_FAILED",

@@ -43,13 +43,15 @@ class LeasedRow:
     """An outbox row that is the caller's until ``lease_ends`` on trio's clock.
 
     The end is counted from before the claim was sent, so it comes no later than ``due_at``, the
-    end that the database goes by.
+    end that the database goes by. ``age_s`` is how long the row had been tried when it was claimed:
+    seconds since it was recorded or requeued.
     """
 
     event_id: str
     payload: str
     state: ForwardingState
     attempts: int
+    age_s: float
     due_at: datetime
     lease_token: int
     lease_ends: float
@@ -72,7 +74,10 @@ class Recorded:
 
 @frozen
 class KnownEvent:
-    """An event of the inbox, and where its settlement stands (None where it has none)."""
+    """An event of the inbox, and where its settlement stands (None where it has none).
+
+    ``requeued`` says that it was dead once, and that an operator has brought it back.
+    """
 
     event_id: str
     event_type: str
@@ -80,13 +85,15 @@ class KnownEvent:
     standing: Standing | None
     due: bool
     leased: bool
+    requeued: bool
 
 
 @frozen
 class Backlog:
-    """What waits: open rows, counted up to a limit, and the age of the longest due one (s)."""
+    """What waits: open and dead rows, counted up to a limit, and the age of the longest due (s)."""
 
     open_count: int
+    dead_count: int
     oldest_due_s: float
 
 
@@ -130,8 +137,7 @@ class SettlementOutbox:
     async def claim(self, event_ids: Sequence[str], *, force: bool = False) -> list[LeasedRow]:
         """Lease those of the named rows that may be attempted now.
 
-        ``force`` also takes rows before their time and brings dead ones back; it never takes a row
-        from under a live lease.
+        ``force`` also takes rows before their time; it never takes one from under a live lease.
         """
         return await self._lease("claim", list(event_ids), force)
 
@@ -168,12 +174,12 @@ class SettlementOutbox:
     async def backlog(self, limit: int) -> Backlog:
         """Return how much waits; the cost is bounded by ``limit``, not by history."""
         row = (await self.database.fetch(_SQL["backlog"], limit))[0]
-        return Backlog(row["open_count"], row["oldest_due_s"] or 0.0)
+        return Backlog(row["open_count"], row["dead_count"], row["oldest_due_s"] or 0.0)
 
     async def _lease(self, statement: str, *args: object) -> list[LeasedRow]:
         begun = trio.current_time()
         rows = await self.database.fetch(_SQL[statement], *args, self.lease_s)
-        return [_leased(row, begun + self.lease_s) for row in rows]
+        return [leased_row(row, begun + self.lease_s) for row in rows]
 
     async def _record_with_refunds(
         self, transaction: Transaction, ordered: Sequence[Delivery], leased_max: int
@@ -248,16 +254,18 @@ def _payload(delivery: Delivery) -> str | None:
 
 
 def _recorded(row: Row, disposition: str, lease_ends: float) -> Recorded:
-    leased = None if row["lease_token"] is None else _leased(row, lease_ends)
+    leased = None if row["lease_token"] is None else leased_row(row, lease_ends)
     return Recorded(row["event_id"], disposition, leased, row["due_at"])
 
 
-def _leased(row: Row, lease_ends: float) -> LeasedRow:
+def leased_row(row: Row, lease_ends: float) -> LeasedRow:
+    """Read a row that a statement has just leased to us, until ``lease_ends`` on trio's clock."""
     return LeasedRow(
         event_id=row["event_id"],
         payload=row["payload"],
         state=ForwardingState(row["state"]),
         attempts=row["attempts"],
+        age_s=row["age_s"],
         due_at=row["due_at"],
         lease_token=row["lease_token"],
         lease_ends=lease_ends,
@@ -278,4 +286,5 @@ def _known(row: Row) -> KnownEvent:
         standing=standing,
         due=bool(row["due"]),
         leased=bool(row["leased"]),
+        requeued=bool(row["requeued"]),
     )

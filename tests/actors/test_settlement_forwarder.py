@@ -30,7 +30,7 @@ from clawsettle.domain.forwarding import (
 from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.settlement_outbox import SettlementOutbox
 
-POLICY = RetryPolicy(base_s=15, max_s=300, attempts_max=3)
+POLICY = RetryPolicy(base_s=15, max_s=300, attempts_max=3, age_max_s=86_400)
 _ADD_ROW = """
     WITH event AS (
         INSERT INTO stripe_event (event_id, event_type, livemode, body_sha256, disposition)
@@ -266,6 +266,25 @@ async def test_the_wait_doubles_and_the_last_attempt_is_the_end(database_url: st
         assert await states(await on.send("evt_1")) == ["dead"]
         row = await on.row("evt_1")
         assert (row["attempts"], row["blame"], row["due_at"]) == (3, "target", None)
+
+
+async def test_a_row_past_its_age_is_dead_by_its_next_failure_and_not_before(
+    database_url: str,
+) -> None:
+    ledger = TestLedger(answer=lambda _sent: Unknown("nobody there"))
+    async with bench(database_url, ledger) as on:
+        await on.add("evt_1", "evt_2", attempts=1)
+        await on.database.fetch(
+            "UPDATE settlement_outbox SET opened_at = now() - interval '1 day'"
+            " WHERE event_id = 'evt_1'"
+        )
+        assert await states(await on.send("evt_1", "evt_2")) == ["dead", "failed"]
+        row = await on.row("evt_1")
+        assert row["last_error_message"].endswith("age_max_s (86400) seconds")
+        ledger.answer = accepted
+        await on.add("evt_3")
+        await on.database.fetch("UPDATE settlement_outbox SET opened_at = 'epoch'")
+        assert await states(await on.send("evt_3")) == ["forwarded"]
 
 
 @pytest.mark.parametrize(

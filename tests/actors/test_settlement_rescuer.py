@@ -15,6 +15,8 @@ from clawsettle.actors.supervisor import Intensity, Supervised
 from clawsettle.domain.errors import Overloaded
 from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Refused
 from clawsettle.storage.bridge import Transaction, open_database
+from clawsettle.storage.dead_letters import DeadLetters
+from clawsettle.storage.operator_actions import Operator, actions_of
 from tests.actors.test_settlement_forwarder import (
     Bench,
     TestLedger,
@@ -24,6 +26,7 @@ from tests.actors.test_settlement_forwarder import (
     until,
 )
 
+OPERATOR = Operator("key:12345678", "tried by hand")
 _STEAL = "UPDATE settlement_outbox SET lease_token = nextval('lease_token') WHERE event_id = $1"
 
 
@@ -43,7 +46,11 @@ class Rescue:
         budget_s: float = math.inf,
     ) -> RetrySummary:
         return await self.rescuer.retry(
-            limit=limit, force=force, event_id=event_id, budget=trio.move_on_after(budget_s)
+            limit=limit,
+            force=force,
+            event_id=event_id,
+            operator=OPERATOR,
+            budget=trio.move_on_after(budget_s),
         )
 
 
@@ -52,7 +59,8 @@ async def rescue(
     on: Bench, *, poll_s: float = 3600, batch_max: int = 100, running: bool = True
 ) -> AsyncIterator[Rescue]:
     """Run a rescuer on a bench; it only polls once, at its start, unless told otherwise."""
-    rescuer = SettlementRescuer(on.outbox, on.forwarder, batch_max, poll_s)
+    letters = DeadLetters(on.outbox.database, on.outbox.lease_s)
+    rescuer = SettlementRescuer(on.outbox, letters, on.forwarder, batch_max, poll_s)
     on.forwarder.when_roomy = rescuer.ring
     supervised = Supervised(rescuer, Intensity(restarts_max=0))
     async with trio.open_nursery() as nursery:
@@ -330,10 +338,28 @@ async def test_a_dead_row_comes_back_by_force_and_by_name_only(database_url: str
             assert (await on.row("evt_1"))["state"] == "dead"
             assert await by.retry(event_id="evt_1", force=True) == RetrySummary(1, 1, 0, 0)
         row = await on.row("evt_1")
-        assert (row["state"], row["blame"], row["attempts"]) == ("forwarded", None, 2)
+        assert (row["state"], row["blame"], row["attempts"]) == ("forwarded", None, 1)
+        actions = await actions_of(on.outbox.database, "settlement", "evt_1")
+        assert [(one.action, one.operator) for one in actions] == [("requeue", OPERATOR)]
         async with rescue(on, running=False) as by:
             assert (await by.retry(event_id="evt_1", force=True)).attempted == 0
             assert (await by.retry(event_id="evt_unknown", force=True)).attempted == 0
+
+
+async def test_a_retry_of_a_discarded_row_leaves_it_and_its_history_alone(
+    database_url: str,
+) -> None:
+    async with bench(database_url, TestLedger(answer=lambda _sent: Refused(409, "no"))) as on:
+        await on.add("evt_1")
+        await states(await on.send("evt_1"))
+        async with rescue(on, running=False) as by:
+            await by.rescuer.letters.discard("evt_1", OPERATOR)
+            before = await on.row("evt_1")
+            assert await by.retry(event_id="evt_1", force=True) == RetrySummary(0, 0, 0, 0)
+            assert await by.retry(force=True) == RetrySummary(0, 0, 0, 0)
+        assert await on.row("evt_1") == before
+        actions = await actions_of(on.outbox.database, "settlement", "evt_1")
+        assert [one.action for one in actions] == ["discard"]
 
 
 async def test_a_retry_past_its_budget_counts_what_is_still_under_way(database_url: str) -> None:
@@ -385,7 +411,8 @@ async def test_retries_side_by_side_take_no_more_than_fits(database_url: str) ->
 async def test_closing_ends_the_rescuer_after_its_claim(database_url: str) -> None:
     async with bench(database_url, TestLedger()) as on:
         await on.add("evt_1")
-        rescuer = SettlementRescuer(on.outbox, on.forwarder, 10, 3600)
+        letters = DeadLetters(on.outbox.database, on.outbox.lease_s)
+        rescuer = SettlementRescuer(on.outbox, letters, on.forwarder, 10, 3600)
         supervised = Supervised(rescuer)
         async with trio.open_nursery() as nursery:
             await nursery.start(supervised.run)

@@ -68,6 +68,7 @@ DEFAULTS = {
     "forwarding.retry_base_s": 15,
     "forwarding.retry_max_s": 300,
     "forwarding.attempts_max": 1000,
+    "forwarding.age_max_s": 302_400,
     "forwarding.retry_budget_s": 20.0,
     "forwarding.poll_s": 2.0,
     "forwarding.in_flight_max": 32,

@@ -23,7 +23,17 @@ def _config(folder: Path, text: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("serve",), ("dev",), ("migrate",), ("config",), ("config", "check"), ("send",)]
+    "words",
+    [
+        (),
+        ("serve",),
+        ("dev",),
+        ("migrate",),
+        ("config",),
+        ("config", "check"),
+        ("send",),
+        ("dead-letters",),
+    ],
 )
 async def test_help_is_there_for_every_command(words: tuple[str, ...]) -> None:
     shown = await run(*words, "--help")
@@ -75,7 +85,7 @@ async def test_serve_runs_on_an_external_database(tmp_path: Path, empty_database
     async with daemon_process(tmp_path, environ=environ, serve=config) as daemon:
         assert "try" not in daemon.ready
         migrations = [line for line in daemon.lines() if line["event"] == "migration_applied"]
-        assert len(migrations) == 2
+        assert len(migrations) == 3
     assert daemon.process.returncode == 0
 
 
@@ -85,6 +95,7 @@ async def test_migrate_applies_once(empty_database: str) -> None:
     assert first.stdout.splitlines() == [
         "applied 0001_webhook_forwarding.sql",
         "applied 0002_ledger.sql",
+        "applied 0003_dead_letters.sql",
     ]
     second = await run("migrate", environ={"DATABASE_URL": empty_database})
     assert second.stdout == "the schema is current\n"

@@ -15,6 +15,7 @@ from clawsettle.domain.forwarding import (
     AttemptOutcome,
     AttemptResult,
     Blame,
+    Discarded,
     FellThrough,
     Forwardable,
     ForwardingState,
@@ -32,7 +33,7 @@ from clawsettle.domain.forwarding import (
 )
 
 S = ForwardingState
-POLICY = RetryPolicy(base_s=15, max_s=300, attempts_max=40)
+POLICY = RetryPolicy(base_s=15, max_s=300, attempts_max=40, age_max_s=9000)
 STEPS = {
     (S.PENDING, Succeeded): S.FORWARDED,
     (S.PENDING, FellThrough): S.FAILED,
@@ -42,6 +43,8 @@ STEPS = {
     (S.FAILED, GaveUp): S.DEAD,
     (S.FORWARDED, Succeeded): S.FORWARDED,
     (S.DEAD, Requeued): S.FAILED,
+    (S.DEAD, Discarded): S.DISCARDED,
+    (S.DISCARDED, Requeued): S.FAILED,
 }
 
 
@@ -50,15 +53,17 @@ def test_every_state_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "event_type"), list(product(S, (Succeeded, FellThrough, GaveUp, Requeued)))
+    ("state", "event_type"), list(product(S, (Succeeded, FellThrough, GaveUp, Requeued, Discarded)))
 )
 def test_each_state_takes_its_events_and_refuses_the_others(
     state: ForwardingState, event_type: type[object]
 ) -> None:
     expected = STEPS.get((state, event_type))
     if expected is None:
-        with pytest.raises(IllegalTransition):
+        with pytest.raises(IllegalTransition) as raised:
             next_state(state, event_type())
+        assert raised.value.details["from_status"] == state
+        assert raised.value.details["to_status"] in list(S)
     else:
         assert next_state(state, event_type()) is expected
 
@@ -93,21 +98,25 @@ def test_the_same_row_waits_the_same_time_on_every_daemon() -> None:
 def test_no_wait_exceeds_the_maximum_even_if_the_base_does(
     attempts: int, base_s: int, max_s: int
 ) -> None:
-    policy = RetryPolicy(base_s, max_s, attempts_max=1)
+    policy = RetryPolicy(base_s, max_s, attempts_max=1, age_max_s=1)
     wait_s = backoff_s(attempts, policy, seed="evt_1")
     assert 0.8 * min(base_s, max_s) <= wait_s <= max_s
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 9])
 def test_a_base_above_the_maximum_means_the_maximum(attempts: int) -> None:
-    wait_s = backoff_s(attempts, RetryPolicy(900, 300, attempts_max=9), seed="evt_1")
+    wait_s = backoff_s(attempts, RetryPolicy(900, 300, attempts_max=9, age_max_s=1), seed="evt_1")
     assert 240 <= wait_s <= 300
 
 
 def verdict(
-    outcome: AttemptOutcome, *, state: ForwardingState = S.PENDING, attempts: int = 1
+    outcome: AttemptOutcome,
+    *,
+    state: ForwardingState = S.PENDING,
+    attempts: int = 1,
+    age_s: float = 0.0,
 ) -> AttemptResult:
-    return judge(state, outcome, event_id="evt_1", attempts=attempts, policy=POLICY)
+    return judge(state, outcome, event_id="evt_1", attempts=attempts, age_s=age_s, policy=POLICY)
 
 
 @pytest.mark.parametrize("state", [S.PENDING, S.FAILED])
@@ -118,9 +127,9 @@ def test_an_accepted_settlement_is_forwarded(state: ForwardingState, ledger_stat
     )
 
 
-@pytest.mark.parametrize("attempts", [40, 41])
-def test_a_success_on_the_last_attempt_is_a_success(attempts: int) -> None:
-    assert verdict(Accepted(200, "set_1"), attempts=attempts).state is S.FORWARDED
+@pytest.mark.parametrize(("attempts", "age_s"), [(40, 0.0), (41, 0.0), (1, 9000.0), (99, 99999.0)])
+def test_a_success_on_the_last_attempt_is_a_success(attempts: int, age_s: float) -> None:
+    assert verdict(Accepted(200, "set_1"), attempts=attempts, age_s=age_s).state is S.FORWARDED
 
 
 @pytest.mark.parametrize(
@@ -134,10 +143,11 @@ def test_a_success_on_the_last_attempt_is_a_success(attempts: int) -> None:
     ],
 )
 @pytest.mark.parametrize("state", [S.PENDING, S.FAILED])
+@pytest.mark.parametrize("attempts", [1, 40])
 def test_a_refusal_that_time_cannot_mend_is_dead_at_once(
-    state: ForwardingState, outcome: Refused, blame: Blame
+    state: ForwardingState, outcome: Refused, blame: Blame, attempts: int
 ) -> None:
-    assert verdict(outcome, state=state) == AttemptResult(
+    assert verdict(outcome, state=state, attempts=attempts) == AttemptResult(
         S.DEAD,
         ledger_status=outcome.ledger_status,
         error_code="LEDGER_INGEST_FAILED",
@@ -147,7 +157,7 @@ def test_a_refusal_that_time_cannot_mend_is_dead_at_once(
 
 
 PASSING: list[Refused | Unknown] = [
-    *(Refused(status, "no") for status in (301, 401, 403, 404, 408, 429, 500, 502, 503, 504)),
+    *(Refused(status, "no") for status in (301, 307, 401, 403, 404, 408, 429, 500, 502, 503, 504)),
     # A refund may overtake its payment; one that does not is tried until its attempts are used up.
     Refused(422, "no", "INSUFFICIENT_FUNDS"),
     Refused(404, "no", "NOT_FOUND"),
@@ -171,15 +181,31 @@ def test_a_failure_that_may_pass_is_tried_again(
     )
 
 
+def blamed_when_exhausted(outcome: Refused | Unknown) -> Blame:
+    ours = isinstance(outcome, Refused) and outcome.ledger_status in (301, 307, 401, 403)
+    return Blame.CONFIG if ours else Blame.TARGET
+
+
 @pytest.mark.parametrize("outcome", PASSING)
-def test_attempts_end_when_they_are_used_up(outcome: Refused | Unknown) -> None:
-    assert verdict(outcome, attempts=39).state is S.FAILED
-    assert verdict(outcome, attempts=40) == AttemptResult(
+@pytest.mark.parametrize(
+    ("attempts", "age_s", "limit"),
+    [
+        (40, 0.0, "attempts_max (40) attempts"),
+        (41, 9000.0, "attempts_max (40) attempts"),
+        (1, 9000.0, "age_max_s (9000) seconds"),
+        (39, 9001.5, "age_max_s (9000) seconds"),
+    ],
+)
+def test_attempts_end_at_the_first_limit_and_the_message_names_it(
+    outcome: Refused | Unknown, attempts: int, age_s: float, limit: str
+) -> None:
+    assert verdict(outcome, attempts=39, age_s=8999.9).state is S.FAILED
+    assert verdict(outcome, attempts=attempts, age_s=age_s) == AttemptResult(
         S.DEAD,
         ledger_status=outcome.ledger_status,
         error_code="LEDGER_INGEST_FAILED",
-        error_message=outcome.message,
-        blame=Blame.TARGET,
+        error_message=f"{outcome.message}; given up after {limit}",
+        blame=blamed_when_exhausted(outcome),
     )
 
 
@@ -195,7 +221,14 @@ def test_a_message_is_cut_where_storage_ends() -> None:
     assert message == "x" * ERROR_MESSAGE_MAX
 
 
-@pytest.mark.parametrize("state", [S.FORWARDED, S.DEAD])
+def test_a_long_message_still_says_which_limit_ended_its_row() -> None:
+    message = verdict(Refused(500, "x" * 2000), attempts=40).error_message
+    assert message is not None
+    assert len(message) == ERROR_MESSAGE_MAX
+    assert message.endswith("x; given up after attempts_max (40) attempts")
+
+
+@pytest.mark.parametrize("state", [S.FORWARDED, S.DEAD, S.DISCARDED])
 @pytest.mark.parametrize("outcome", [Refused(500, "no"), Refused(400, "no"), Unreadable("bad")])
 def test_a_failure_never_moves_a_row_that_takes_no_attempts(
     state: ForwardingState, outcome: AttemptOutcome
@@ -204,9 +237,10 @@ def test_a_failure_never_moves_a_row_that_takes_no_attempts(
         verdict(outcome, state=state)
 
 
-def test_a_dead_row_does_not_come_back_by_an_answer_alone() -> None:
+@pytest.mark.parametrize("state", [S.DEAD, S.DISCARDED])
+def test_a_closed_row_does_not_come_back_by_an_answer_alone(state: ForwardingState) -> None:
     with pytest.raises(IllegalTransition):
-        verdict(Accepted(200, "set_1"), state=S.DEAD)
+        verdict(Accepted(200, "set_1"), state=state)
 
 
 PAYLOAD: Mapping[str, object] = {

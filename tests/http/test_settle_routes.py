@@ -19,6 +19,10 @@ ROUTES = {
     ("GET", "/openapi.json"),
     ("POST", "/v1/stripe/webhook"),
     ("POST", RETRY),
+    ("GET", "/v1/dead-letters"),
+    ("GET", "/v1/dead-letters/{id}"),
+    ("POST", "/v1/dead-letters/{id}/requeue"),
+    ("POST", "/v1/dead-letters/{id}/discard"),
 }
 QUIET = settings(forwarding={"poll_s": 3600.0})
 _ADD_DUE_ROWS = """
@@ -116,7 +120,7 @@ async def test_a_working_daemon_is_ready_and_says_what_waits(database_url: str) 
         body = answer.json()
         assert (body["status"], body["reasons"]) == ("ready", [])
         assert (body["database"], body["migrations"]) == ("ok", "current")
-        assert body["backlog"]["open_count"] == 1
+        assert (body["backlog"]["open_count"], body["backlog"]["dead_count"]) == (1, 0)
         assert 89 < body["backlog"]["oldest_due_s"] < 100
         names = {supervised.actor.name for supervised in house.parts.actors}
         assert body["actors"] == dict.fromkeys(names, "running")

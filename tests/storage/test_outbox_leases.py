@@ -4,6 +4,8 @@ import pytest
 import trio
 
 from clawsettle.domain.forwarding import AttemptResult, Blame, ForwardingState
+from clawsettle.storage.dead_letters import DeadLetters
+from clawsettle.storage.operator_actions import Operator
 from clawsettle.storage.queries import load_queries
 from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
 from tests.storage.deliveries import (
@@ -90,18 +92,27 @@ async def test_a_row_whose_time_has_come_is_claimed_with_force_or_without(
         assert not any(row.rescued for row in claimed)
 
 
-async def test_a_dead_row_comes_back_by_its_name_and_with_force_only(database_url: str) -> None:
+async def test_no_claim_takes_what_is_dead_or_discarded(database_url: str) -> None:
     async with open_outbox(database_url) as outbox:
-        (row,) = await record_leased(outbox, "evt_1")
-        await finish(outbox, row, DEAD)
-        assert await outbox.claim(["evt_1"]) == []
-        assert await outbox.claim_due(9) == []
-        assert await outbox.claim_due(9, force=True) == []
-        (claimed,) = await outbox.claim(["evt_1"], force=True)
-        assert (claimed.state, claimed.attempts) == (ForwardingState.FAILED, 2)
-        stored = await stored_row(outbox.database, "evt_1")
-        assert (stored["state"], stored["blame"]) == ("failed", None)
-        await finish(outbox, claimed, FORWARDED)
+        for row in await record_leased(outbox, "evt_1", "evt_2"):
+            await finish(outbox, row, DEAD)
+        await DeadLetters(outbox.database, LEASE_S).discard("evt_2", Operator("key:0", "closed"))
+        before = [await stored_row(outbox.database, i) for i in ("evt_1", "evt_2")]
+        assert await every_claim(outbox, "evt_1", "evt_2") == []
+        assert [await stored_row(outbox.database, i) for i in ("evt_1", "evt_2")] == before
+
+
+async def test_a_claim_tells_how_long_its_row_has_been_tried(database_url: str) -> None:
+    async with open_outbox(database_url) as outbox:
+        for row in await record_leased(outbox, *EVENTS[:3]):
+            assert row.age_s == 0
+            await finish(outbox, row, failed(0))
+        await outbox.database.fetch(
+            "UPDATE settlement_outbox SET opened_at = now() - interval '1 hour'"
+        )
+        claimed = [*await outbox.claim([EVENTS[0]]), *await outbox.claim_due(9)]
+        assert len(claimed) == 3
+        assert all(3600 <= row.age_s < 3630 for row in claimed)
 
 
 async def test_the_longest_due_rows_are_claimed_first(database_url: str) -> None:

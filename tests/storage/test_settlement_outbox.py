@@ -196,22 +196,24 @@ async def test_a_success_clears_what_an_earlier_failure_left(database_url: str) 
         assert (stored["due_at"], stored["attempts"]) == (None, 2)
 
 
-async def test_the_backlog_counts_what_is_open_up_to_its_limit(database_url: str) -> None:
+async def test_the_backlog_counts_what_is_open_or_dead_up_to_its_limit(database_url: str) -> None:
     async with open_outbox(database_url) as outbox:
-        assert await outbox.backlog(10) == Backlog(0, 0.0)
+        assert await outbox.backlog(10) == Backlog(0, 0, 0.0)
         rows = await record_leased(outbox, *EVENTS[:4])
-        assert await outbox.backlog(10) == Backlog(4, 0.0)
+        assert await outbox.backlog(10) == Backlog(4, 0, 0.0)
         await finish(outbox, rows[0], FORWARDED)
         await finish(outbox, rows[1], DEAD)
         await finish(outbox, rows[2], failed(3600))
-        assert await outbox.backlog(10) == Backlog(2, 0.0)
+        assert await outbox.backlog(10) == Backlog(2, 1, 0.0)
         await outbox.record([delivery(i) for i in EVENTS[10:]], leased_max=0)
         await outbox.database.fetch(
             "UPDATE settlement_outbox SET due_at = now() - interval '90 seconds'"
             " WHERE event_id = 'evt_12'"
         )
-        backlog = await outbox.backlog(7)
-        assert backlog.open_count == 7
+        for row in await record_leased(outbox, *EVENTS[4:10]):
+            await finish(outbox, row, DEAD)
+        backlog = await outbox.backlog(6)
+        assert (backlog.open_count, backlog.dead_count) == (6, 6)
         assert 90 <= backlog.oldest_due_s < 100
 
 

@@ -60,7 +60,8 @@ WITH incoming AS (
     WHERE i.payload IS NOT NULL
     RETURNING event_id, payload, state, attempts, due_at, lease_token
 )
-SELECT r.event_id, q.payload, q.state, q.attempts, q.due_at, q.lease_token
+SELECT
+    r.event_id, q.payload, q.state, q.attempts, 0::double precision AS age_s, q.due_at, q.lease_token
 FROM recorded AS r LEFT JOIN queued AS q USING (event_id);
 
 -- name: look
@@ -68,14 +69,15 @@ FROM recorded AS r LEFT JOIN queued AS q USING (event_id);
 -- $1 text[] event ids
 SELECT
     e.event_id, e.event_type, e.body_sha256, e.disposition, o.state, o.attempts, o.due_at,
-    o.due_at <= now() AS due, o.lease_token IS NOT NULL AS leased, o.ledger_status, o.settlement_id
+    o.due_at <= now() AS due, o.lease_token IS NOT NULL AS leased,
+    o.opened_at > o.created_at AS requeued, o.ledger_status, o.settlement_id
 FROM stripe_event AS e LEFT JOIN settlement_outbox AS o USING (event_id)
 WHERE e.event_id = ANY ($1::text[]);
 
 -- name: claim
 -- Lease these rows to the caller if they may be attempted now; each claim counts as an attempt.
 -- A live lease of somebody else is never taken. With force, waiting rows are taken before their
--- time, and dead ones come back to life.
+-- time.
 -- $1 text[] event ids   $2 boolean force   $3 double precision lease in seconds
 WITH claimable AS MATERIALIZED (
     SELECT c.event_id, c.lease_token IS NOT NULL AS rescued
@@ -83,7 +85,7 @@ WITH claimable AS MATERIALIZED (
     WHERE c.event_id = ANY ($1::text[])
       AND (
           c.due_at <= now()
-          OR ($2::boolean AND c.state IN ('pending', 'failed', 'dead') AND c.lease_token IS NULL)
+          OR ($2::boolean AND c.state IN ('pending', 'failed') AND c.lease_token IS NULL)
       )
     ORDER BY c.event_id
     FOR UPDATE SKIP LOCKED
@@ -92,13 +94,14 @@ UPDATE settlement_outbox AS o
 SET lease_token = nextval('lease_token'),
     due_at = now() + $3::double precision * interval '1 second',
     attempts = o.attempts + 1,
-    state = CASE WHEN o.state = 'dead' THEN 'failed' ELSE o.state END,
-    blame = NULL,
     last_attempted_at = now(),
     updated_at = now()
 FROM claimable
 WHERE o.event_id = claimable.event_id
-RETURNING o.event_id, o.payload, o.state, o.attempts, o.due_at, o.lease_token, claimable.rescued;
+RETURNING
+    o.event_id, o.payload, o.state, o.attempts,
+    extract(epoch FROM now() - o.opened_at)::double precision AS age_s,
+    o.due_at, o.lease_token, claimable.rescued;
 
 -- name: claim_due
 -- Lease the rows that are due, longest due first: waiting ones whose time has come, and those whose
@@ -121,7 +124,10 @@ SET lease_token = nextval('lease_token'),
     updated_at = now()
 FROM due
 WHERE o.event_id = due.event_id
-RETURNING o.event_id, o.payload, o.state, o.attempts, o.due_at, o.lease_token, due.rescued;
+RETURNING
+    o.event_id, o.payload, o.state, o.attempts,
+    extract(epoch FROM now() - o.opened_at)::double precision AS age_s,
+    o.due_at, o.lease_token, due.rescued;
 
 -- name: finish
 -- Record what attempts came to and give up their leases. A row whose lease is no longer the
@@ -161,11 +167,15 @@ SELECT count(*) AS due_count
 FROM (SELECT 1 FROM settlement_outbox WHERE due_at <= now() LIMIT $1) AS due;
 
 -- name: backlog
--- How much waits: open rows (counted no further than asked) and the age of the longest due one.
+-- How much waits: open and dead rows (each counted no further than asked) and how long the longest
+-- due one is due.
 -- $1 integer the most to count
 SELECT
     (SELECT count(*) FROM (
         SELECT 1 FROM settlement_outbox WHERE due_at IS NOT NULL LIMIT $1
     ) AS open) AS open_count,
+    (SELECT count(*) FROM (
+        SELECT 1 FROM settlement_outbox WHERE state = 'dead' LIMIT $1
+    ) AS dead) AS dead_count,
     (SELECT extract(epoch FROM now() - min(due_at))::double precision
      FROM settlement_outbox WHERE due_at IS NOT NULL AND due_at <= now()) AS oldest_due_s;
