@@ -17,7 +17,7 @@ from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.embedded import EmbeddedServer
 from clawsettle.storage.migrate import apply_migrations
 
-SECRET, LEDGER_KEY = "whsec_bench", "ledger_bench"  # noqa: S105 - of a daemon that lives for minutes
+SECRET, LEDGER_KEY = "whsec_bench", "ledger_bench"
 _READY_S = 60.0
 
 
@@ -48,7 +48,7 @@ async def python_party(module: str, *arguments: str) -> AsyncIterator[tuple[int,
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None  # noqa: S101 - asked for above
+    assert process.stdout is not None
     try:
         port = await trio.to_thread.run_sync(process.stdout.readline)
         yield int(port), process.pid

@@ -1,0 +1,42 @@
+"""What the measurements put into a database, and what they ask it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clawsettle.storage.bridge import Database
+from clawsettle.storage.queries import parse_queries
+
+_SQL = parse_queries((Path(__file__).parent / "database.sql").read_text())
+_STEP = 50_000
+
+
+async def fill_history(
+    database: Database, count: int, account_ids: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Put ``count`` processed events into a database whose ledger is empty but for accounts."""
+    await database.fetch(_SQL["contra_account"], 2500 * count)
+    for first in range(1, count + 1, _STEP):
+        last = min(first + _STEP - 1, count)
+        await database.fetch(_SQL["history"], first, last, account_ids)
+        if last % (4 * _STEP) == 0:
+            say(f"  {last:,} of {count:,} processed events are in the database")
+    await database.fetch("ANALYZE")
+
+
+async def fill_backlog(database: Database, count: int, account_ids: Sequence[str]) -> None:
+    """Put ``count`` due settlements into a database."""
+    for first in range(1, count + 1, _STEP):
+        await database.fetch(_SQL["backlog"], first, min(first + _STEP - 1, count), account_ids)
+    await database.fetch("ANALYZE")
+
+
+async def transaction_count(database: Database) -> int:
+    """Return how many transactions a database has seen, as far as it has counted them."""
+    count: int = (await database.fetch(_SQL["transactions"]))[0]["count"]
+    return count
+
+
+async def open_count(database: Database) -> int:
+    """Return how many settlements are still on their way."""
+    count: int = (await database.fetch(_SQL["open_count"]))[0]["count"]
+    return count

@@ -1,0 +1,85 @@
+-- name: history
+-- Events that were processed long ago, as the daemon would have left them: forwarded, settled,
+-- chained by number alone (their hashes are unique but do not verify; nothing here reads them).
+-- $1 bigint first number   $2 bigint last number   $3 text[] account ids
+WITH n AS MATERIALIZED (
+    SELECT
+        g, 'evt_old' || lpad(g::text, 18, '0') AS event_id, 'pi_old' || lpad(g::text, 19, '0') AS pi,
+        'set_' || md5(g::text) AS settlement_id, encode(sha256(g::text::bytea), 'hex') AS hash,
+        encode(sha256((g - 1)::text::bytea), 'hex') AS previous_hash,
+        ($3::text[])[1 + g % cardinality($3::text[])] AS account_id
+    FROM generate_series($1::bigint, $2::bigint) AS g
+), inbox AS (
+    INSERT INTO stripe_event (event_id, event_type, livemode, body_sha256, disposition)
+    SELECT event_id, 'payment_intent.succeeded', true, sha256(event_id::bytea), 'forwarded' FROM n
+), outbox AS (
+    INSERT INTO settlement_outbox
+        (event_id, payload, state, attempts, ledger_status, settlement_id, forwarded_at)
+    SELECT event_id, rpad('{"external_payment_id":"' || pi || '"}', 480), 'forwarded', 1, 201,
+        settlement_id, now()
+    FROM n
+), settlements AS (
+    INSERT INTO ledger_settlement
+        (settlement_id, provider, external_payment_id, direction, status, account_id, amount_minor,
+         currency, network, rail, metadata, latest_event_id, created_at, updated_at)
+    SELECT settlement_id, 'stripe', pi, 'payin', 'confirmed', account_id, 2500, 'USD', 'stripe',
+        'card', rpad('{}', 120), 'evt_' || left(hash, 32), now(), now()
+    FROM n
+), answers AS (
+    INSERT INTO ledger_ingestion (idempotency_key, request_hash, settlement_id, answer, created_at)
+    SELECT 'stripe:event:' || event_id, hash, settlement_id, rpad('{}', 900), now() FROM n
+), events AS (
+    INSERT INTO ledger_event
+        (seq, event_id, idempotency_key, event_type, account_id, amount_minor, bucket,
+         previous_hash, event_hash, metadata, created_at)
+    SELECT g, 'evt_' || left(hash, 32), 'payment_settlement:' || settlement_id, 'payin_settle',
+        account_id, 2500, 'available', previous_hash, hash, rpad('{}', 300), now()
+    FROM n
+), postings AS (
+    INSERT INTO ledger_posting (seq, leg, account_id, bucket, delta_minor)
+    SELECT g, leg, CASE leg WHEN 0 THEN account_id ELSE 'external:stripe:USD' END, 'available',
+        CASE leg WHEN 0 THEN 2500 ELSE -2500 END
+    FROM n CROSS JOIN generate_series(0, 1) AS leg
+), deliveries AS (
+    INSERT INTO webhook_delivery_log
+        (delivery_id, event_type, received_at, processed_at, processing_ms, status, idempotency_key)
+    SELECT 'dlv_' || md5(event_id), 'payment_intent.succeeded', now(), now(), 12, 'success',
+        'stripe:event:' || event_id
+    FROM n
+)
+UPDATE ledger_tail
+SET version = version + 1, seq = $2, event_hash = encode(sha256($2::text::bytea), 'hex');
+
+-- name: contra_account
+-- The account that history's money came from. $1 bigint minor units that left it
+INSERT INTO ledger_account (account_id, kind, available_minor, created_at, updated_at)
+VALUES ('external:stripe:USD', 'external', -$1::bigint, now(), now());
+
+-- name: backlog
+-- Events whose settlements are due and were never attempted, as after a long outage.
+-- $1 bigint first number   $2 bigint last number   $3 text[] account ids
+WITH n AS MATERIALIZED (
+    SELECT g, 'evt_due' || lpad(g::text, 18, '0') AS event_id,
+        ($3::text[])[1 + g % cardinality($3::text[])] AS account_id
+    FROM generate_series($1::bigint, $2::bigint) AS g
+), inbox AS (
+    INSERT INTO stripe_event (event_id, event_type, livemode, body_sha256, disposition)
+    SELECT event_id, 'payment_intent.succeeded', true, sha256(event_id::bytea), 'forwarded' FROM n
+)
+INSERT INTO settlement_outbox (event_id, payload, due_at)
+SELECT event_id, json_build_object(
+        'account_id', account_id, 'amount_minor', '2500', 'currency', 'USD', 'direction', 'payin',
+        'external_payment_id', 'pi_due' || g, 'network', 'stripe', 'provider', 'stripe',
+        'rail', 'card', 'status', 'confirmed', 'settled_at', '2026-01-01T00:00:00.000Z',
+        'metadata', json_build_object('stripe_event_id', event_id, 'stripe_event_type',
+            'payment_intent.succeeded', 'stripe_object_id', 'pi_due' || g)
+    )::text, now()
+FROM n;
+
+-- name: transactions
+-- How many transactions this database has seen.
+SELECT xact_commit + xact_rollback AS count FROM pg_stat_database WHERE datname = current_database();
+
+-- name: open_count
+-- How many settlements are still on their way.
+SELECT count(*) AS count FROM settlement_outbox WHERE due_at IS NOT NULL;

@@ -1,0 +1,79 @@
+"""The page of the docs that a run of all cases writes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.cases import BARE, QUART, Figure, Outcome
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "performance.md"
+_BEGIN, _END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
+
+
+def write_page(report: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> None:
+    """Put the figures of a run into the page, between its two marks."""
+    page = PAGE.read_text()
+    before, _, rest = page.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    figures = "\n\n".join([_setting(report), _table(outcomes["throughput"]), *_facts(outcomes)])
+    PAGE.write_text(f"{before}{_BEGIN}\n\n{figures}\n\n{_END}{after}")
+
+
+def _setting(report: Mapping[str, Any]) -> str:
+    machine = report["machine"]
+    return (
+        f"Measured on {report['at'][:10]}: {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['system']}, Python {machine['python']}; {report['rounds']} rounds of "
+        f"{report['seconds']:g} s, medians. Generator, daemon, PostgreSQL and stub share the cores."
+    )
+
+
+def _table(outcome: Outcome) -> str:
+    lines = [
+        (
+            "| what | at a time | requests/s | of bare | of quart | p50 ms | p99 ms | CPU µs daemon "
+            "| CPU µs PostgreSQL |"
+        ),
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    floors = {
+        (figure.name, figure.concurrency): figure
+        for figure in outcome.figures
+        if figure.name in (BARE, QUART)
+    }
+    for figure in outcome.figures:
+        ratios = [
+            f"{figure.rate_ratio(floors[name, figure.concurrency]):.2f}" for name in (BARE, QUART)
+        ]
+        lines.append(
+            f"| {figure.name} | {figure.concurrency} | {figure.rate:,.0f} | {' | '.join(ratios)} "
+            f"| {figure.p50_ms:.1f} | {figure.p99_ms:.1f} | {_cpu(figure, 0)} | {_cpu(figure, 1)} |"
+        )
+    return "\n".join(lines)
+
+
+def _cpu(figure: Figure, group: int) -> str:
+    cpu_us = figure.cpu_us(group)
+    return "" if cpu_us is None else f"{cpu_us:.0f}"
+
+
+def _facts(outcomes: Mapping[str, Outcome]) -> list[str]:
+    flood, drain = outcomes["flood"].facts, outcomes["drain"].facts
+    history, held = outcomes["history"].facts, outcomes["open_transaction"].facts
+    rss_mb: Any = outcomes["memory"].facts["rss_mb"]
+    return [
+        (
+            f"- Transactions of the database during 10 s of wrongly signed requests: "
+            f"{flood['transactions_in_flood']}; during 10 s without any: {flood['transactions_idle']} "
+            "(the daemon looks for due work).\n"
+            f"- A backlog of {drain['rows']:,} settlements into the embedded ledger: "
+            f"{drain['rows_per_s']:,.0f} rows/s.\n"
+            f"- With 1,000,000 processed events in the database an event costs "
+            f"{history['cost_ratio']:.2f} times the CPU time of an empty one's, at "
+            f"{history['rate_ratio']:.2f} of the rate.\n"
+            f"- After a transaction was held open for {held['held_s']:.0f} s and "
+            f"{held['events_meanwhile']:,} events, an event costs {held['cost_ratio_at_the_end']:.2f} "
+            f"times the CPU time of one without, at {held['rate_ratio_at_the_end']:.2f} of the rate.\n"
+            f"- Resident memory after each 20,000 of 200,000 events: {', '.join(map(str, rss_mb))} MB."
+        )
+    ]
