@@ -5,8 +5,10 @@ Money follows facts, not words: a step that would undo money that never moved wr
 Source: ledger-api contract sections 4 and 13 (L6, L8), webhook-forwarding section 14 (W6, W8).
 """
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
+from math import isfinite
 
 from attrs import frozen
 
@@ -16,6 +18,7 @@ from clawsettle.domain.money import currency_code, minor_from_digits
 
 TEXT_MAX = 255
 KEY_MAX = 512
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Direction(StrEnum):
@@ -150,7 +153,7 @@ def parse_ingest(key: str, body: object) -> IngestRequest:
 
     Amounts are made canonical first, so ``01000`` and ``1000`` are the same request.
 
-    Raises: CallerError INVALID_REQUEST at the first bad field.
+    Raises: CallerError INVALID_REQUEST at the first bad field, and for what no database keeps.
     """
     if not isinstance(body, dict):
         raise CallerError("the body is not a JSON object")
@@ -175,11 +178,24 @@ def parse_ingest(key: str, body: object) -> IngestRequest:
     for name in ("network", "rail", "provider_created_at", "provider_updated_at", "settled_at"):
         fields[name] = _optional(body, name)
     present = {name: value for name, value in fields.items() if value is not None}
+    if not _is_storable(present):
+        raise CallerError("texts must be Unicode without U+0000, and numbers finite")
     return IngestRequest(
         key=key,
         request_hash=sha256_hex(canonical_json(present)),
         **{**fields, "amount_minor": amount_minor},  # type: ignore[arg-type]
     )
+
+
+def _is_storable(value: object) -> bool:
+    """Whether PostgreSQL keeps it: the port's JSON reader lets nothing else in, a caller might."""
+    if isinstance(value, str):
+        return "\0" not in value and not _SURROGATE.search(value)
+    if isinstance(value, dict):
+        return all(_is_storable(key) and _is_storable(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_storable, value))
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _required(body: Mapping[str, object], name: str) -> str:
