@@ -5,6 +5,7 @@ Without an upstream it is a stranger that answers whatever its faults say.
 """
 
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -85,13 +86,16 @@ class FaultyServer:
 
 
 @asynccontextmanager
-async def faulty(upstream: str | None, script: Iterable[Fault]) -> AsyncIterator[FaultyServer]:
+async def faulty(
+    upstream: str | None, script: Iterable[Fault], *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[FaultyServer]:
     """Serve on a free port while the block runs."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     server = FaultyServer(upstream, iter(script), f"http://127.0.0.1:{port}")
     async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, server.serve, [listener])
+        accepting = listener if tls is None else trio.SSLListener(listener, tls)
+        await nursery.start(trio.serve_listeners, server.serve, [accepting])
         yield server
         nursery.cancel_scope.cancel()
 
