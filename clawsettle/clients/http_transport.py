@@ -5,8 +5,8 @@ one; writes the request in one piece; reads until h11 says that the answer is wh
 connection back when both sides may go on. There is one request at a time on a connection, so a
 slow answer holds up nobody else's, and nothing is ever sent twice: whether to repeat is for the
 caller to judge. What ends in any other way than a whole answer closes its connection. An answer is
-listened for once the request is written: one that a server gives without reading a body that is
-larger than the sockets' buffers comes too late.
+listened for once the request is written, or cannot be: a server that answers without reading a body
+larger than the sockets' buffers is heard if it hangs up.
 
 Everything is bounded: connecting by ``connect_timeout_s``; the call as a whole, waiting for a slot
 included, by ``timeout_s``; all bytes of an answer, its head, framing and trailers among them, by

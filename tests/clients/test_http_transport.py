@@ -160,12 +160,18 @@ async def test_a_body_that_ends_with_the_connection_is_read_to_its_end() -> None
         assert await posted(transport) == Answer(200, b"{}")
 
 
-@pytest.mark.parametrize("body_bytes", [2, 50_000])
-async def test_an_answer_before_the_request_was_read_is_an_answer(body_bytes: int) -> None:
+@pytest.mark.parametrize(
+    ("body_bytes", "hangs_up"), [(2, False), (50_000, False), (2, True), (50_000_000, True)]
+)
+async def test_an_answer_before_the_request_was_read_is_an_answer(
+    body_bytes: int, hangs_up: bool
+) -> None:
     async def refuse(stream: trio.SocketStream) -> None:
         await stream.receive_some(100)
         await stream.send_all(b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\n{}")
-        await trio.sleep_forever()
+        if not hangs_up:
+            await trio.sleep_forever()
+        await stream.aclose()
 
     async with serving(refuse) as base_url, transport_to(base_url) as transport:
         assert await posted(transport, b"x" * body_bytes) == Answer(413, b"{}")
