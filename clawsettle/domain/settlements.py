@@ -18,6 +18,7 @@ from clawsettle.domain.money import currency_code, minor_from_digits
 
 TEXT_MAX = 255
 KEY_MAX = 512
+DEPTH_MAX = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -179,7 +180,7 @@ def parse_ingest(key: str, body: object) -> IngestRequest:
         fields[name] = _optional(body, name)
     present = {name: value for name, value in fields.items() if value is not None}
     if not _is_storable(present):
-        raise CallerError("texts must be Unicode without U+0000, and numbers finite")
+        raise CallerError("no U+0000, no lone surrogates, no NaN, no nesting beyond 100 levels")
     return IngestRequest(
         key=key,
         request_hash=sha256_hex(canonical_json(present)),
@@ -189,13 +190,25 @@ def parse_ingest(key: str, body: object) -> IngestRequest:
 
 def _is_storable(value: object) -> bool:
     """Whether PostgreSQL keeps it: the port's JSON reader lets nothing else in, a caller might."""
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        if not all(map(_is_storable_alone, level)):
+            return False
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return True
+        level = [child for container in containers for child in _children(container)]
+    return False
+
+
+def _is_storable_alone(value: object) -> bool:
     if isinstance(value, str):
         return "\0" not in value and not _SURROGATE.search(value)
-    if isinstance(value, dict):
-        return all(_is_storable(key) and _is_storable(item) for key, item in value.items())
-    if isinstance(value, list):
-        return all(map(_is_storable, value))
     return not isinstance(value, float) or isfinite(value)
+
+
+def _children(container: dict[str, object] | list[object]) -> list[object]:
+    return [*container, *container.values()] if isinstance(container, dict) else container
 
 
 def _required(body: Mapping[str, object], name: str) -> str:

@@ -1,5 +1,6 @@
 """What the forwarder relies on, of every ledger: in process, over HTTP, and through faults."""
 
+import json
 from typing import Any
 
 import pytest
@@ -90,7 +91,11 @@ async def test_every_status_of_a_payin_is_taken_in_the_order_of_the_news(
 _TEXTS: list[Any] = [None, "", "  ", 7, [], {}, "x" * 256, "a\0b", "a\ud800b"]
 _NO_MONEY: list[Any] = [None, 100, 1.5, "", "0", "-1", "1.0", "1e3", "٣", "9" * 40, str(2**63)]
 _NO_METADATA: list[Any] = [[], "x", 1, {"a": "\0"}, {"\0": 1}, {"a": "\udfff"}, {"a": ["\0"]}]
-_NO_METADATA += [{"a": float("nan")}, {"a": [float("inf")]}]
+_NO_METADATA += [
+    {"a": float("nan")},
+    {"a": [float("inf")]},
+    {"a": json.loads("[" * 600 + "]" * 600)},
+]
 MALFORMED: dict[str, dict[str, Any]] = {
     **{
         f"{name} {value!r:.12}": {name: value}
