@@ -179,12 +179,22 @@ def parse_ingest(key: str, body: object) -> IngestRequest:
     for name in ("network", "rail", "provider_created_at", "provider_updated_at", "settled_at"):
         fields[name] = _optional(body, name)
     present = {name: value for name, value in fields.items() if value is not None}
-    if not _is_storable(present):
+    text = canonical_json(present)
+    if _is_suspect(text) and not _is_storable(present):
         raise CallerError("no U+0000, no lone surrogates, no NaN, no nesting beyond 100 levels")
     return IngestRequest(
         key=key,
-        request_hash=sha256_hex(canonical_json(present)),
+        request_hash=sha256_hex(text),
         **{**fields, "amount_minor": amount_minor},  # type: ignore[arg-type]
+    )
+
+
+def _is_suspect(text: str) -> bool:
+    """Whether JSON text could hold what is not storable; the walk that tells is for the few."""
+    return (
+        not text.isascii()
+        or any(word in text for word in ("\\u0000", "NaN", "Infinity"))
+        or text.count("[") + text.count("{") > DEPTH_MAX
     )
 
 
