@@ -126,6 +126,8 @@ async def open_house(database_url: str, configured: Settings | None = None) -> A
                 await house.check_books()
         for supervised in parts.actors:
             await supervised.stop()
+        if parts.http_ledger is not None:
+            parts.http_ledger.close()
 
 
 def _client(app: Any, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:

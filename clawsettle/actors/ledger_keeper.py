@@ -17,7 +17,7 @@ from clawsettle.actors.mailbox import Ask, Mailbox
 from clawsettle.domain.errors import ClawsettleError, StorageError
 from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Refused, Unknown, read_answer
 from clawsettle.domain.ledger import Answer, Book, Command, decide
-from clawsettle.domain.settlements import parse_ingest
+from clawsettle.domain.settlements import parse_ingest, parse_key
 from clawsettle.storage.ledger_book import LedgerBook
 
 _log = structlog.get_logger(__name__)
@@ -140,6 +140,6 @@ class LedgerKeeper:
 
 def _parsed(settlement: Forwardable) -> Command | ClawsettleError:
     try:
-        return parse_ingest(settlement.key, settlement.payload)
+        return parse_ingest(parse_key(settlement.key), settlement.payload)
     except ClawsettleError as error:
         return error

@@ -278,7 +278,7 @@ class SettlementForwarder:
 def _readable(row: LeasedRow) -> Forwardable | None:
     try:
         payload = json.loads(row.payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(payload, dict):
         return None

@@ -7,15 +7,16 @@ keeper. Neither is asked to remember anything: repeating a settlement under its 
 from collections.abc import Sequence
 from typing import Protocol
 
-import httpx
 import orjson
 from attrs import define, field
 
+from clawsettle.clients.http_transport import HttpTransport, NoAnswer
 from clawsettle.domain.canonical import canonical_json
 from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Unknown, read_answer
 
 _INGEST = "/v1/payments/settlements/ingest"
-_ANSWER_MAX_BYTES = 256 * 1024
+# The documented 256 KiB of a body, and room for its head and framing.
+_ANSWER_MAX_BYTES = (256 + 16) * 1024
 
 
 class Ledger(Protocol):
@@ -38,59 +39,52 @@ class Ledger(Protocol):
 class HttpLedger:
     """A ledger behind ``base_url``; one settlement a call, so a slow one holds up no other.
 
-    Redirects are not followed and the environment's proxies are not used: the address in the
-    configuration is the only place the key is sent to.
+    A call ends within ``timeout_s``, whatever the ledger does. The address in the configuration is
+    the only place the key is sent to; see ``HttpTransport``.
     Source: webhook-forwarding contract section 8.
     """
 
     base_url: str
     admin_key: str = field(repr=False)
     connect_timeout_s: float
-    read_timeout_s: float
+    timeout_s: float
     connections_max: int
     batch_max: int = field(default=1, init=False)
-    _client: httpx.AsyncClient = field(init=False)
+    _transport: HttpTransport = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(self.read_timeout_s, connect=self.connect_timeout_s),
-            limits=httpx.Limits(
-                max_connections=self.connections_max,
-                max_keepalive_connections=self.connections_max,
-            ),
-            follow_redirects=False,
-            trust_env=False,
+        self._transport = HttpTransport(
+            self.base_url,
+            self.connections_max,
+            self.connect_timeout_s,
+            self.timeout_s,
+            _ANSWER_MAX_BYTES,
         )
 
     async def ingest(self, settlements: Sequence[Forwardable]) -> Sequence[LedgerOutcome]:
-        """Send settlements one after another; see the protocol."""
+        """Send settlements one after another; raises nothing. See the protocol."""
         return [await self._send(settlement) for settlement in settlements]
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        self._transport.close()
 
     async def _send(self, settlement: Forwardable) -> LedgerOutcome:
         try:
-            async with self._client.stream(
-                "POST",
-                self.base_url + _INGEST,
-                content=canonical_json(settlement.payload).encode(),
-                headers={
+            answer = await self._transport.post(
+                _INGEST,
+                {
                     "content-type": "application/json; charset=utf-8",
                     "authorization": f"Bearer {self.admin_key}",
                     "idempotency-key": settlement.key,
                 },
-            ) as response:
-                raw = bytearray()
-                async for chunk in response.aiter_bytes():
-                    raw += chunk
-                    if len(raw) > _ANSWER_MAX_BYTES:
-                        return Unknown("the ledger's answer is too large", response.status_code)
-        except httpx.HTTPError as error:
-            return Unknown(f"no answer from the ledger: {type(error).__name__}")
+                # What is no Unicode is sent as it is: the ledger's no is better than an exception.
+                canonical_json(settlement.payload).encode(errors="surrogatepass"),
+            )
+        except NoAnswer as error:
+            return Unknown(f"no answer from the ledger: {error.message}", error.status)
         try:
-            body = orjson.loads(raw)
+            body = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
             body = None
-        return read_answer(settlement, response.status_code, body)
+        return read_answer(settlement, answer.status, body)

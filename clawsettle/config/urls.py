@@ -16,7 +16,7 @@ def is_database_url(text: str) -> bool:
 
 
 def is_service_url(text: str) -> bool:
-    """Whether it is http(s) with a host, and free of user, password, query and fragment.
+    """Whether it is http(s) with a host, in ASCII, and free of user, password, query and fragment.
 
     Source: new.
     """
@@ -25,7 +25,8 @@ def is_service_url(text: str) -> bool:
         is_port_readable = parts.port is None or parts.port > 0
     except ValueError:
         return False
-    is_plain = not (set(text) & set("?#@\\") or any(c.isspace() for c in text))
+    # Host and path go into a request as they stand here.
+    is_plain = all("!" <= c <= "~" for c in text) and not set(text) & set("?#@\\")
     return (
         parts.scheme in {"http", "https"} and bool(parts.hostname) and is_port_readable and is_plain
     )

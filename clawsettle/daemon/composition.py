@@ -162,7 +162,7 @@ async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None
             _log.info("migration_applied", migration=migration.name)
         parts = assemble(settings, database)
         if parts.http_ledger is not None:
-            stack.push_async_callback(parts.http_ledger.close)
+            stack.callback(parts.http_ledger.close)
         async with trio.open_nursery() as nursery:
             for supervised in reversed(parts.actors):
                 await nursery.start(supervised.run)
@@ -244,7 +244,7 @@ def _ledger(
         settings.ledger.base_url,
         settings.ledger.admin_keys[0].reveal(),
         connect_timeout_s=settings.ledger.connect_timeout_s,
-        read_timeout_s=settings.forwarding.attempt_timeout_s,
+        timeout_s=settings.forwarding.attempt_timeout_s,
         connections_max=settings.forwarding.in_flight_max,
     )
     return remote, None, remote

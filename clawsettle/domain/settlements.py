@@ -5,8 +5,10 @@ Money follows facts, not words: a step that would undo money that never moved wr
 Source: ledger-api contract sections 4 and 13 (L6, L8), webhook-forwarding section 14 (W6, W8).
 """
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
+from math import isfinite
 
 from attrs import frozen
 
@@ -16,6 +18,8 @@ from clawsettle.domain.money import currency_code, minor_from_digits
 
 TEXT_MAX = 255
 KEY_MAX = 512
+DEPTH_MAX = 100
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Direction(StrEnum):
@@ -150,7 +154,7 @@ def parse_ingest(key: str, body: object) -> IngestRequest:
 
     Amounts are made canonical first, so ``01000`` and ``1000`` are the same request.
 
-    Raises: CallerError INVALID_REQUEST at the first bad field.
+    Raises: CallerError INVALID_REQUEST at the first bad field, and for what no database keeps.
     """
     if not isinstance(body, dict):
         raise CallerError("the body is not a JSON object")
@@ -175,11 +179,46 @@ def parse_ingest(key: str, body: object) -> IngestRequest:
     for name in ("network", "rail", "provider_created_at", "provider_updated_at", "settled_at"):
         fields[name] = _optional(body, name)
     present = {name: value for name, value in fields.items() if value is not None}
+    text = canonical_json(present)
+    if _is_suspect(text) and not _is_storable(present):
+        raise CallerError("no U+0000, no lone surrogates, no NaN, no nesting beyond 100 levels")
     return IngestRequest(
         key=key,
-        request_hash=sha256_hex(canonical_json(present)),
+        request_hash=sha256_hex(text),
         **{**fields, "amount_minor": amount_minor},  # type: ignore[arg-type]
     )
+
+
+def _is_suspect(text: str) -> bool:
+    """Whether JSON text could hold what is not storable; the walk that tells is for the few."""
+    return (
+        not text.isascii()
+        or any(word in text for word in ("\\u0000", "NaN", "Infinity"))
+        or text.count("[") + text.count("{") > DEPTH_MAX
+    )
+
+
+def _is_storable(value: object) -> bool:
+    """Whether PostgreSQL keeps it: the port's JSON reader lets nothing else in, a caller might."""
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        if not all(map(_is_storable_alone, level)):
+            return False
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return True
+        level = [child for container in containers for child in _children(container)]
+    return False
+
+
+def _is_storable_alone(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" not in value and not _SURROGATE.search(value)
+    return not isinstance(value, float) or isfinite(value)
+
+
+def _children(container: dict[str, object] | list[object]) -> list[object]:
+    return [*container, *container.values()] if isinstance(container, dict) else container
 
 
 def _required(body: Mapping[str, object], name: str) -> str:

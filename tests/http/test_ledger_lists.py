@@ -7,7 +7,7 @@ import trio
 
 from clawsettle.actors.ledger_keeper import LedgerKeeper
 from clawsettle.domain.settlements import parse_ingest
-from tests.clients.test_http_ledger import ledger_port
+from tests.clients.ledgers import ledger_port
 from tests.house import House, Json, open_house
 from tests.http.test_ledger_routes import ALICE, BOB, LIST, PAYIN, QUIET, ingest, recorded, refusal
 from tests.http.wire import Client
