@@ -5,12 +5,15 @@ import json
 from collections.abc import Mapping
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical_json(value: Mapping[str, object]) -> str:
     """Render JSON with keys sorted at every level, no spaces and non-ASCII characters raw.
 
     Keys whose value is absent must not be in ``value``: an explicit ``null`` is a value.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def sha256_hex(text: str) -> str:

@@ -135,15 +135,18 @@ class _Http11(h11.Connection):
             return event
         if event.http_version not in {b"1.0", b"1.1"}:
             raise h11.RemoteProtocolError("HTTP/1.1 only", error_status_hint=505)
-        headers = list(event.headers)
-        if sum(len(name) + len(value) for name, value in headers) > HEAD_MAX_BYTES:
+        size, upgrades = 0, False
+        for name, value in event.headers:
+            size += len(name) + len(value)
+            upgrades |= name == b"upgrade"
+        if size > HEAD_MAX_BYTES:
             # h11 limits only heads that come in pieces.
             raise h11.RemoteProtocolError("head too large", error_status_hint=431)
-        if any(name == b"upgrade" for name, _ in headers):
+        if upgrades:
             event = h11.Request(
                 method=event.method,
                 target=event.target,
-                headers=[(name, value) for name, value in headers if name != b"upgrade"],
+                headers=[(name, value) for name, value in event.headers if name != b"upgrade"],
                 http_version=event.http_version,
             )
         return event

@@ -42,6 +42,12 @@ class Request:
     body: bytes
     request_id: str
 
+    def completed(self, params: Mapping[str, str], body: bytes) -> "Request":
+        """Return the request with what is known of it last."""
+        return Request(
+            self.method, self.path, params, self.query, self.headers, body, self.request_id
+        )
+
 
 @attrs.frozen
 class Reply:

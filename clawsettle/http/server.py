@@ -14,6 +14,7 @@ Source: new.
 """
 
 import sys
+import time
 from functools import partial
 from typing import Final
 
@@ -60,7 +61,7 @@ async def serve_http(
     Source: new.
     """
     listeners = await _listen(host, port)
-    server = _Server(app, _config(), WorkerContext(None), keep_alive_s, stall_s, connection_max)
+    server = _Server(app, _Config(), WorkerContext(None), keep_alive_s, stall_s, connection_max)
     async with trio.open_nursery() as watch:
         watch.start_soon(_cut, server, stop, drain_s)
         async with trio.open_nursery() as connections:
@@ -99,12 +100,18 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
         raise ConfigError([f"cannot listen on {host} port {port}: {error}"]) from error
 
 
-def _config() -> Config:
-    config = Config()
-    config.accesslog = config.errorlog = None
-    config.include_server_header = False
-    config.keep_alive_max_requests = sys.maxsize
-    return config
+class _Config(Config):
+    """hypercorn's configuration, whose headers of every response are made once a second."""
+
+    accesslog = errorlog = None
+    include_server_header = False
+    keep_alive_max_requests = sys.maxsize
+    _made_at = -1
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        if (now := int(time.time())) != self._made_at:
+            self._made_at, self._headers = now, super().response_headers(protocol)
+        return self._headers
 
 
 @attrs.frozen(eq=False)

@@ -110,11 +110,12 @@ class _Dispatcher:
 
     async def answer(self, carried: _Carried) -> Reply:
         request, match = carried.request, carried.match
-        with structlog.contextvars.bound_contextvars(correlation_id=request.request_id):
-            try:
-                return await self._handle(request, match, carried.receive)
-            except Exception as error:  # noqa: BLE001 - the boundary: all become an envelope
-                return _error_reply(error, request, match.route.statuses if match else None)
+        # A request has its task, and a task its context: there is nothing to take back.
+        structlog.contextvars.bind_contextvars(correlation_id=request.request_id)
+        try:
+            return await self._handle(request, match, carried.receive)
+        except Exception as error:  # noqa: BLE001 - the boundary: all become an envelope
+            return _error_reply(error, request, match.route.statuses if match else None)
 
     async def _handle(self, request: Request, match: Match | None, receive: Receive) -> Reply:
         if self.surface.guard is not None and not (match and match.route.public):
@@ -130,7 +131,7 @@ class _Dispatcher:
         if any("\0" in text for pair in request.query.items() for text in pair):
             raise CallerError("the query contains U+0000")
         body = await self._body(request, receive)
-        return await match.route.handler(attrs.evolve(request, params=params, body=body))
+        return await match.route.handler(request.completed(params, body))
 
     async def _body(self, request: Request, receive: Receive) -> bytes:
         """Return the whole body; refuse one that is too large or takes too long."""
@@ -249,8 +250,10 @@ def _request(scope: Scope) -> Request:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     query: dict[str, str] = {}
-    for name, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        query.setdefault(name, value)
+    if scope["query_string"]:
+        pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        for name, value in pairs:
+            query.setdefault(name, value)
     raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
     return Request(
         method=scope["method"],
