@@ -1,6 +1,8 @@
 """The daemon as a process: start, stop, crash, and what it leaves behind."""
 
 import json
+import os
+import shutil
 import signal
 import stat
 from pathlib import Path
@@ -10,7 +12,7 @@ import httpx
 import trio
 
 from clawsettle.storage.bridge import Database, Transaction, open_database
-from tests.daemon.process import DaemonProcess, daemon_process, run
+from tests.daemon.process import DaemonProcess, Json, daemon_process, run
 from tests.house import payin
 
 
@@ -169,6 +171,33 @@ async def test_the_embedded_database_survives_kill_9_of_the_daemon(tmp_path: Pat
             assert await daemon.available(client, account["id"]) == 2500
 
 
+async def test_the_embedded_database_that_was_killed_is_back_under_the_same_daemon(
+    tmp_path: Path,
+) -> None:
+    async with httpx.AsyncClient(timeout=30) as client, daemon_process(tmp_path) as daemon:
+        account = await daemon.ledger(client, "POST", "/accounts", json={"did": "did:key:alice"})
+        assert (await daemon.deliver(client, payin("evt_1", account["id"]))).status_code == 200
+        (started,) = _lines(daemon, "embedded_postgres_started")
+        os.kill(started["pid"], signal.SIGKILL)
+        begun = trio.current_time()
+        with trio.fail_after(10):
+            while not _lines(daemon, "embedded_postgres_restarted"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            ready = f"{daemon.facts['base_url']}/ready"
+            while (await client.get(ready)).status_code != 200:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert trio.current_time() - begun < 5
+        assert (await daemon.deliver(client, payin("evt_2", account["id"]))).status_code == 200
+        assert await daemon.available(client, account["id"]) == 5000
+        # The server that was started later, too, ends with its daemon.
+        daemon.signal(signal.SIGKILL)
+        await daemon.ended(5)
+        if shutil.which("setpriv"):
+            with trio.fail_after(10):
+                while (tmp_path / "data" / "postmaster.pid").exists():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+
+
 async def test_a_state_directory_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
     async with daemon_process(tmp_path):
         second = await run("dev", "--state-dir", str(tmp_path), "--bind", "127.0.0.1:0")
@@ -284,4 +313,8 @@ async def _refused(daemon: DaemonProcess) -> bool:
 
 
 def _logged(daemon: DaemonProcess, event: str) -> bool:
-    return any(line["event"] == event for line in daemon.lines())
+    return bool(_lines(daemon, event))
+
+
+def _lines(daemon: DaemonProcess, event: str) -> list[Json]:
+    return [line for line in daemon.lines() if line["event"] == event]
