@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import trio
 from attrs import define, field
@@ -59,11 +60,15 @@ class _Session:
 
 @define(eq=False)
 class CommitCutter:
-    """Listens in ``folder`` and carries to the server's socket; use it as the host of a DSN."""
+    """Listens in ``folder``, whose path must be short, and carries to the server's socket."""
 
     folder: Path
     server_socket: Path
     _pending: list[tuple[bool, trio.Event]] = field(factory=list, init=False)
+
+    def dsn_of(self, database: str) -> str:
+        """Return the address of a database of the server, by way of this proxy."""
+        return f"postgresql://postgres@/{database}?host={quote(str(self.folder))}&port=5432"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry connections until cancelled."""

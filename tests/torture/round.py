@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from random import Random
-from urllib.parse import quote
 
 import trio
 from attrs import frozen
 
 from clawsettle.storage.bridge import open_database
+from clawsettle.storage.embedded import SOCKET_NAME
 from tests.torture.audit import audit, finish_open_rows
 from tests.torture.commit_cutter import CommitCutter
 from tests.torture.kinds import KINDS, TAKEOVER_MAX_S, Kind, Round
@@ -72,10 +72,7 @@ async def run_round(site: Site, name: str, seed: str, concurrency: int) -> Resul
     database_url = site.server.dsn_of(database_name)
     async with trio.open_nursery() as nursery:
         cutter = await nursery.start(_run_cutter, site) if kind.cuts else None
-        daemon_url = database_url
-        if cutter is not None:
-            host = quote(str(cutter.folder), safe="/")
-            daemon_url = f"postgresql://postgres@/{database_name}?host={host}&port=5432"
+        daemon_url = database_url if cutter is None else cutter.dsn_of(database_name)
         async with site.daemons(kind.daemons, daemon_url, acknowledge) as daemons:
             account_ids = [await _open_account(daemons[0], n) for n in range(ACCOUNTS)]
             load = Load(
@@ -136,7 +133,7 @@ async def _run(round_: Round, kind: Kind, name: str, seed: str, acknowledge: str
 async def _run_cutter(site: Site, *, task_status: trio.TaskStatus[CommitCutter]) -> None:
     folder = site.folder / "cutter"
     folder.mkdir(exist_ok=True)
-    cutter = CommitCutter(folder, site.server.socket_dir / ".s.PGSQL.5432")
+    cutter = CommitCutter(folder, site.server.socket_dir / SOCKET_NAME)
     async with trio.open_nursery() as nursery:
         await nursery.start(cutter.run)
         task_status.started(cutter)
