@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import httpx
 import trio
 
 from clawsettle.storage.bridge import Database, Transaction, open_database
-from tests.daemon.process import DaemonProcess, Json, daemon_process, run
+from tests.daemon.process import DaemonProcess, Json, command, daemon_process, environment, run
 from tests.house import payin
 
 
@@ -71,6 +73,28 @@ async def test_sigterm_answers_what_is_under_way(tmp_path: Path, database_url: s
             release.set()
         assert await daemon.ended(10) == 0
         assert answers[0].json()["forwarded_to_ledger"] is True
+
+
+async def test_sigterm_ends_a_start_that_waits_for_the_database(tmp_path: Path) -> None:
+    (silent,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with silent:
+        port = silent.socket.getsockname()[1]
+        url = f"postgresql://nobody@127.0.0.1:{port}/nothing?sslmode=disable"
+        words = ("dev", "--state-dir", str(tmp_path), "--database-url", url)
+        daemon = subprocess.Popen(
+            command(*words),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with trio.fail_after(30):
+            connection = await silent.accept()
+        async with connection:
+            daemon.terminate()
+            out, err = await trio.to_thread.run_sync(partial(daemon.communicate, timeout=5))
+    assert (daemon.returncode, err) == (0, "")
+    assert [json.loads(line)["event"] for line in out.splitlines()] == ["signalled", "stopped"]
 
 
 async def test_sigterm_ends_in_time_and_another_daemon_takes_over(
