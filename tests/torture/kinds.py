@@ -12,10 +12,10 @@ from random import Random
 import trio
 from attrs import define, field, frozen
 
-from clawsettle.storage.bridge import Database, open_database
+from clawsettle.storage.bridge import Database, Row, open_database
 from tests.storage.deliveries import held, wait_for_locks
 from tests.torture.commit_cutter import CommitCutter
-from tests.torture.load import CLOSED, CUT, LATE, REFUSED, Load, get_status
+from tests.torture.load import CLOSED, CUT, LATE, REFUSED, Load, get_status, in_time
 from tests.torture.site import ANSWER_DEADLINE_S, LEASE_S, STATEMENT_TIMEOUT_S, Daemon, Site
 
 CUTS = 12
@@ -52,7 +52,7 @@ class Round:
 
     async def sees(self, outcome: int, since: float) -> None:
         """Wait until a delivery begun ``since`` then came to this."""
-        with trio.fail_after(TAKEOVER_MAX_S * 2):
+        with in_time(TAKEOVER_MAX_S, f"an answer {outcome}"):
             while not self.load.outcomes(since)[outcome]:  # noqa: ASYNC110 - polling is enough
                 await trio.sleep(0.01)
 
@@ -106,7 +106,7 @@ async def cut_commits(round_: Round) -> None:
     """Cut connections at their commits, some before PostgreSQL heard of it and some after."""
     assert round_.cutter is not None
     for _ in range(CUTS):
-        with trio.fail_after(TAKEOVER_MAX_S):
+        with in_time(TAKEOVER_MAX_S, "a commit to cut"):
             await round_.cutter.cut_next_commit(passes_on=round_.rng.random() < 0.5)
         await trio.sleep(round_.rng.uniform(0, 0.1))
 
@@ -155,19 +155,20 @@ async def wake_zombie(round_: Round) -> None:
         round_.struck_at = datetime.now(UTC)
         await stack.aclose()
         round_.load.addresses = [zombie.address, other.address]
-        with trio.fail_after(TAKEOVER_MAX_S):
-            while await _open(database, held_ids):  # noqa: ASYNC110 - rows tell nobody
+        with in_time(TAKEOVER_MAX_S, "the takeover"):
+            while any(row["due_at"] for row in await _rows(database, held_ids)):  # noqa: ASYNC110
                 await trio.sleep(0.02)
+        taken = await _rows(database, held_ids)
         begun = trio.current_time()
         zombie.signal(signal.SIGCONT)
         await zombie.becomes_ready()
         round_.ready_s = trio.current_time() - begun
-    with trio.move_on_after(5):
-        while not zombie.logged("lease_lost"):  # noqa: ASYNC110 - a log tells nobody
-            await trio.sleep(0.02)
-    round_.expect(
-        holds=zombie.logged("lease_lost") > 0, fault="the woken daemon did not lose its leases"
-    )
+        with in_time(TAKEOVER_MAX_S, "lease_lost in the log of the woken daemon"):
+            while not zombie.logged("lease_lost"):  # noqa: ASYNC110 - a log tells nobody
+                await trio.sleep(0.02)
+        await round_.load.acknowledges(200)
+        unchanged = await _rows(database, held_ids) == taken
+    round_.expect(holds=unchanged, fault="the woken daemon changed rows that were taken over")
     round_.expect(holds=other.logged("settlement_rescued") > 0, fault="nothing was taken over")
 
 
@@ -205,7 +206,7 @@ async def _away(round_: Round, *, unready: bool = True) -> None:
         holds=await get_status(round_.daemon.address, "/health") == 200,
         fault="/health did not answer while the database was away",
     )
-    with trio.fail_after(TAKEOVER_MAX_S):
+    with in_time(TAKEOVER_MAX_S, "/ready 503"):
         while unready and await get_status(round_.daemon.address, "/ready") != 503:  # noqa: ASYNC110
             await trio.sleep(0.02)
     slowest_s = max(a.took_s for a in round_.load.answers if a.begun_at >= since)
@@ -217,7 +218,7 @@ async def _away(round_: Round, *, unready: bool = True) -> None:
 
 async def _pause_with_leases(daemon: Daemon, database: Database) -> list[str]:
     """Stop the process at a moment when it holds leases, and return the ids of those rows."""
-    with trio.fail_after(TAKEOVER_MAX_S):
+    with in_time(TAKEOVER_MAX_S, "a moment with leases"):
         while True:
             daemon.signal(signal.SIGSTOP)
             await trio.sleep(0.1)  # what it has sent already is still carried out
@@ -230,12 +231,10 @@ async def _pause_with_leases(daemon: Daemon, database: Database) -> list[str]:
             await trio.sleep(0.03)
 
 
-async def _open(database: Database, event_ids: Sequence[str]) -> bool:
-    rows = await database.fetch(
-        "SELECT 1 FROM settlement_outbox WHERE event_id = ANY ($1) AND due_at IS NOT NULL",
-        event_ids,
+async def _rows(database: Database, event_ids: Sequence[str]) -> Sequence[Row]:
+    return await database.fetch(
+        "SELECT * FROM settlement_outbox WHERE event_id = ANY ($1) ORDER BY event_id", event_ids
     )
-    return bool(rows)
 
 
 @contextmanager

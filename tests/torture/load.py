@@ -11,6 +11,7 @@ import select
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 from attrs import define, field, frozen
@@ -89,6 +90,15 @@ async def get_status(address: Address, path: str) -> int | None:
         return None
 
 
+@contextmanager
+def in_time(within_s: float, what: str) -> Iterator[None]:
+    """Bound a wait. Raises: AssertionError with ``what`` was waited for when it took longer."""
+    with trio.move_on_after(within_s) as bound:
+        yield
+    if bound.cancelled_caught:
+        raise AssertionError(f"{what}: not within {within_s:g} s")
+
+
 @define(eq=False)
 class Load:
     """Delivers events from ``concurrency`` workers to the daemons in turn, until stopped.
@@ -124,7 +134,7 @@ class Load:
     async def acknowledges(self, count: int, *, within_s: float = 30.0) -> None:
         """Wait until this many more events are acknowledged."""
         goal = len(self.acknowledged) + count
-        with trio.fail_after(within_s):
+        with in_time(within_s, f"{count} more acknowledged events"):
             while len(self.acknowledged) < goal:
                 self._news = trio.Event()
                 await self._news.wait()

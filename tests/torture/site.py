@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
 from tests.daemon.process import command, environment
-from tests.torture.load import Address, get_status
+from tests.torture.load import Address, get_status, in_time
 
 LEASE_S = 3.0
 STATEMENT_TIMEOUT_S = 1.5
@@ -81,7 +81,7 @@ class Daemon:
 
     async def becomes_ready(self) -> None:
         """Wait until ``/ready`` answers 200."""
-        with trio.fail_after(START_S):
+        with in_time(START_S, "/ready 200"):
             while await get_status(self.address, "/ready") != 200:
                 assert self.process.poll() is None, f"the daemon ended: {self.log_tail()}"
                 await trio.sleep(0.01)
@@ -91,7 +91,7 @@ class Daemon:
 
     async def ended(self) -> None:
         """Wait for the end of the process."""
-        with trio.fail_after(START_S):
+        with in_time(START_S, "the daemon's end"):
             while self.process.poll() is None:  # noqa: ASYNC110 - a child's end sets no event
                 await trio.sleep(0.01)
 
@@ -162,7 +162,7 @@ class Site:
     async def kill_server(self) -> None:
         """Kill every process of the server, the postmaster first."""
         self.signal_server(signal.SIGKILL)
-        with trio.fail_after(START_S):
+        with in_time(START_S, "PostgreSQL's end"):
             while self.server.process.poll() is None:  # noqa: ASYNC110 - it sets no event
                 await trio.sleep(0.005)
 
