@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -46,13 +47,13 @@ def torture(
     seed = seed or secrets.token_hex(4)
     print(f"seed {seed}, concurrency {concurrency}, {rounds} rounds of each kind", flush=True)
     begun_at = datetime.now(UTC)
+    out.mkdir(parents=True, exist_ok=True)
     results = [
         result
         for name in names
         if name not in skipped
-        for result in trio.run(_run_kind, name, rounds, seed, concurrency)
+        for result in trio.run(_run_kind, name, rounds, seed, concurrency, out)
     ]
-    out.mkdir(parents=True, exist_ok=True)
     file = out / f"torture-{begun_at:%Y-%m-%dT%H%M%SZ}.json"
     report = {
         "at": begun_at.isoformat(),
@@ -68,7 +69,7 @@ def torture(
     sys.exit(any(result.problems for result in results))
 
 
-async def _run_kind(name: str, rounds: int, seed: str, concurrency: int) -> list[Result]:
+async def _run_kind(name: str, rounds: int, seed: str, concurrency: int, out: Path) -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         Path(folder).chmod(0o755)
@@ -77,6 +78,9 @@ async def _run_kind(name: str, rounds: int, seed: str, concurrency: int) -> list
                 result = await run_round(site, name, f"{seed}:{name}:{number}", concurrency)
                 results.append(result)
                 print(_line(result, number, rounds), flush=True)
+                if result.problems:
+                    for log in Path(folder).glob("*.log"):
+                        shutil.copy(log, out / f"{seed}-{name}-{number}-{log.name}")
     return results
 
 
