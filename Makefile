@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test lint lock clean
+.PHONY: help setup run test torture lint lock clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -15,6 +15,9 @@ run: .venv/.runtime ## start the daemon with an embedded PostgreSQL and ledger, 
 
 test: .venv/.test ## run every test
 	$(BIN)/python -m pytest
+
+torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes half an hour
+	$(BIN)/python -m tests.torture
 
 lint: .venv/.test ## style, types and the import rules
 	$(BIN)/ruff format --check clawsettle tests docs

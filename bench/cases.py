@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -161,14 +162,18 @@ async def flood(bench: Bench) -> Outcome:
     """Count what a flood of wrongly signed requests costs the database: nothing."""
     async with bench.daemon("flood") as running:
         job = evolve(_job(running, ["acc_0"]), concurrency=BUSY, traffic="forged", seconds=FLOOD_S)
-        counts: list[int] = []
-        for act in (lambda: trio.sleep(FLOOD_S), lambda: bench.measure("invalid signatures", job)):
-            await trio.sleep(_STATISTICS_S)
-            before = await transaction_count(running.database)
-            await act()
-            await trio.sleep(_STATISTICS_S)
-            counts.append(await transaction_count(running.database) - before)
-        return Outcome(facts={"transactions_idle": counts[0], "transactions_in_flood": counts[1]})
+        idle = await _transactions(running, partial(trio.sleep, FLOOD_S))
+        flooded = await _transactions(running, partial(bench.measure, "invalid signatures", job))
+        return Outcome(facts={"transactions_idle": idle, "transactions_in_flood": flooded})
+
+
+async def _transactions(running: Daemon, act: Callable[[], Awaitable[object]]) -> int:
+    """Return how many transactions the daemon's database saw while ``act`` went on."""
+    await trio.sleep(_STATISTICS_S)
+    before = await transaction_count(running.database)
+    await act()
+    await trio.sleep(_STATISTICS_S)
+    return await transaction_count(running.database) - before
 
 
 async def drain(bench: Bench) -> Outcome:

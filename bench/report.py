@@ -15,7 +15,8 @@ def write_page(report: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> No
     page = PAGE.read_text()
     before, _, rest = page.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    figures = "\n\n".join([_setting(report), _table(outcomes["throughput"]), *_facts(outcomes)])
+    facts = "\n".join(_facts(outcomes))
+    figures = "\n\n".join([_setting(report), _table(outcomes["throughput"]), facts])
     PAGE.write_text(f"{before}{_BEGIN}\n\n{figures}\n\n{_END}{after}")
 
 
@@ -30,10 +31,7 @@ def _setting(report: Mapping[str, Any]) -> str:
 
 def _table(outcome: Outcome) -> str:
     lines = [
-        (
-            "| what | at a time | requests/s | of bare | of quart | p50 ms | p99 ms | CPU µs daemon "
-            "| CPU µs PostgreSQL |"
-        ),
+        "| what | at a time | requests/s | of bare | of quart | p50 ms | p99 ms | µs | µs PG |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     floors = {
@@ -58,22 +56,30 @@ def _cpu(figure: Figure, group: int) -> str:
 
 
 def _facts(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Return the facts of the other cases as sentences."""
     flood, drain = outcomes["flood"].facts, outcomes["drain"].facts
     history, held = outcomes["history"].facts, outcomes["open_transaction"].facts
     rss_mb: Any = outcomes["memory"].facts["rss_mb"]
     return [
-        (
-            f"- Transactions of the database during 10 s of wrongly signed requests: "
-            f"{flood['transactions_in_flood']}; during 10 s without any: {flood['transactions_idle']} "
-            "(the daemon looks for due work).\n"
-            f"- A backlog of {drain['rows']:,} settlements into the embedded ledger: "
-            f"{drain['rows_per_s']:,.0f} rows/s.\n"
-            f"- With 1,000,000 processed events in the database an event costs "
-            f"{history['cost_ratio']:.2f} times the CPU time of an empty one's, at "
-            f"{history['rate_ratio']:.2f} of the rate.\n"
-            f"- After a transaction was held open for {held['held_s']:.0f} s and "
-            f"{held['events_meanwhile']:,} events, an event costs {held['cost_ratio_at_the_end']:.2f} "
-            f"times the CPU time of one without, at {held['rate_ratio_at_the_end']:.2f} of the rate.\n"
-            f"- Resident memory after each 20,000 of 200,000 events: {', '.join(map(str, rss_mb))} MB."
-        )
+        "- A flood of wrongly signed requests: {} transactions of the database in 10 s; in 10 s "
+        "without requests there are {}, because the daemon looks for due work.".format(
+            flood["transactions_in_flood"], flood["transactions_idle"]
+        ),
+        "- A backlog of {:,} settlements goes into the embedded ledger at {:,.0f} rows/s.".format(
+            drain["rows"], drain["rows_per_s"]
+        ),
+        "- With 1,000,000 processed events in the database an event costs {:.2f} times the CPU "
+        "time of one in an empty database, at {:.2f} of its rate.".format(
+            history["cost_ratio"], history["rate_ratio"]
+        ),
+        "- After a transaction was held open for {:.0f} s and {:,} events, an event costs {:.2f} "
+        "times the CPU time of one without it, at {:.2f} of its rate.".format(
+            held["held_s"],
+            held["events_meanwhile"],
+            held["cost_ratio_at_the_end"],
+            held["rate_ratio_at_the_end"],
+        ),
+        "- Resident memory after each 20,000 of 200,000 events: {} MB.".format(
+            ", ".join(map(str, rss_mb))
+        ),
     ]

@@ -10,15 +10,16 @@ from attrs import define, field
 from clawsettle.domain.errors import StorageUnavailable
 
 _log = structlog.get_logger(__name__)
-_WAIT_MAX_S = 30.0
+_WAIT_MAX_S = 4.0
 
 
 @define(eq=False)
 class Timer:
     """Repeats a step every ``every_s`` seconds, at once when rung, later when storage fails.
 
-    The step returns True when there is more to do at once. A StorageUnavailable is logged and
-    backs off (doubling, at most 30 s); any other error ends ``run`` with it.
+    The step returns True when there is more to do at once. A StorageUnavailable is logged and backs
+    off, doubling up to 4 s, or ``every_s`` where that is longer: when storage is back, what waits
+    must not wait much longer. Any other error ends ``run`` with it.
     """
 
     name: str
@@ -52,7 +53,8 @@ class Timer:
         assert state.outcome is not None  # noqa: S101 - asked only after an attempt
         if state.outcome.failed:
             self._failures += 1
-            return min(self.every_s * (1 << min(self._failures, 8)), _WAIT_MAX_S)
+            longest_s = max(self.every_s, _WAIT_MAX_S)
+            return min(self.every_s * (1 << min(self._failures, 8)), longest_s)
         self._failures = 0
         more: bool = bool(state.outcome.result())
         return 0.0 if more else self.every_s

@@ -7,7 +7,7 @@ within ``[daemon] drain_s``. What has not ended by then is cut: rows are leased,
 
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
 import structlog
@@ -140,60 +140,84 @@ def assemble(settings: Settings, database: Database) -> Parts:
 async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None]) -> None:
     """Run a daemon until SIGTERM or SIGINT; ``announce`` is told the addresses once it is ready.
 
-    A second signal stops it at once.
+    A signal before that ends the start at once; a second one cuts the stop short.
 
     Raises: ConfigError for what an operator must mend, StorageUnavailable when the database cannot
-    be reached at start, an exception group when an actor failed too often.
+    be reached at start, an actor's error when it failed too often; in exception groups.
     """
     if problems := serving_problems(settings):
         raise ConfigError(problems)
-    assert settings.database.url is not None  # noqa: S101 - serving_problems has looked
     async with AsyncExitStack() as stack:
         signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
-        database = await stack.enter_async_context(
-            open_database(
-                settings.database.url.reveal(),
-                pool_max=settings.database.pool_max,
-                statement_timeout_s=settings.database.statement_timeout_s,
-            )
-        )
+        async with trio.open_nursery() as nursery:
+            starting, signalled, stop = trio.CancelScope(), trio.Event(), trio.Event()
+            nursery.start_soon(_heed, signals, starting, signalled, nursery.cancel_scope)
+            with starting:
+                # The database closes after the nursery of those who use it.
+                database = await stack.enter_async_context(_open_checked(settings))
+                parts = assemble(settings, database)
+                if parts.http_ledger is not None:
+                    stack.callback(parts.http_ledger.close)
+                for supervised in reversed(parts.actors):
+                    await nursery.start(supervised.run)
+                addresses, ended = await _listen(settings, parts, stop, nursery)
+                announce(addresses)
+            if not starting.cancelled_caught:
+                await signalled.wait()
+                await _drain(settings, parts, stop, ended)
+            nursery.cancel_scope.cancel()
+    _log.info("stopped")
+
+
+@asynccontextmanager
+async def _open_checked(settings: Settings) -> AsyncIterator[Database]:
+    """Open the database, checked and migrated."""
+    assert settings.database.url is not None  # noqa: S101 - serving_problems has looked
+    async with open_database(
+        settings.database.url.reveal(),
+        pool_max=settings.database.pool_max,
+        statement_timeout_s=settings.database.statement_timeout_s,
+    ) as database:
         await check_server(database)
         for migration in await apply_migrations(database):
             _log.info("migration_applied", migration=migration.name)
-        parts = assemble(settings, database)
-        if parts.http_ledger is not None:
-            stack.callback(parts.http_ledger.close)
-        async with trio.open_nursery() as nursery:
-            for supervised in reversed(parts.actors):
-                await nursery.start(supervised.run)
-            stop = trio.Event()
-            addresses, ended = await _listen(settings, parts, stop, nursery)
-            announce(addresses)
-            await _signalled(signals)
-            parts.readiness.draining = True
-            nursery.start_soon(_cut_when_signalled_again, signals, nursery.cancel_scope)
-            with trio.move_on_after(settings.daemon.drain_s * _ACTORS_SHARE) as bound:
-                stop.set()
-                parts.patience.hurry(settings.daemon.drain_s * _WAITING_SHARE)
-                for server in ended:
-                    await server.wait()
-                for supervised in parts.actors:
-                    await supervised.stop()
-            if bound.cancelled_caught:
-                _log.warning("drain_cut", drain_s=settings.daemon.drain_s)
-            nursery.cancel_scope.cancel()
-    _log.info("stopped")
+        yield database
+
+
+async def _drain(
+    settings: Settings, parts: Parts, stop: trio.Event, ended: Sequence[trio.Event]
+) -> None:
+    """Answer what is under way, then let each actor finish, for a share of the drain time."""
+    parts.readiness.draining = True
+    with trio.move_on_after(settings.daemon.drain_s * _ACTORS_SHARE) as bound:
+        stop.set()
+        parts.patience.hurry(settings.daemon.drain_s * _WAITING_SHARE)
+        for server in ended:
+            await server.wait()
+        for supervised in parts.actors:
+            await supervised.stop()
+    if bound.cancelled_caught:
+        _log.warning("drain_cut", drain_s=settings.daemon.drain_s)
+
+
+async def _heed(
+    signals: AsyncIterator[int],
+    starting: trio.CancelScope,
+    signalled: trio.Event,
+    everything: trio.CancelScope,
+) -> None:
+    """At the first signal end the start, or let the stop begin; at the second one cut."""
+    await _signalled(signals)
+    starting.cancel()
+    signalled.set()
+    await _signalled(signals)
+    everything.cancel()
 
 
 async def _signalled(signals: AsyncIterator[int]) -> None:
     async for number in signals:
         _log.info("signalled", signal=signal.Signals(number).name)
         return
-
-
-async def _cut_when_signalled_again(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    await _signalled(signals)
-    scope.cancel()
 
 
 async def _listen(

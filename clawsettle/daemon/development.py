@@ -18,17 +18,18 @@ from clawsettle.config import Secret, Settings, load
 from clawsettle.daemon.composition import Addresses, run_daemon
 from clawsettle.daemon.logs import configure_logs
 from clawsettle.daemon.state_dir import DaemonFacts, with_secrets, write_facts
-from clawsettle.domain.errors import StorageUnavailable
-from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
+from clawsettle.storage.embedded import embedded_postgres
 
 _log = structlog.get_logger(__name__)
-_WATCH_S = 0.5
 
 
 async def develop(state_dir: Path, config: Path | None, overrides: Mapping[str, object]) -> None:
     """Run a daemon on ``state_dir`` until SIGTERM or SIGINT; logs ``ready`` once it is.
 
-    Raises: as ``run_daemon`` does, and ConfigError when the state directory cannot be used.
+    The embedded database is started again when it dies; requests meanwhile answer 503.
+
+    Raises: as ``run_daemon`` does, ConfigError when the state directory cannot be used, and
+    StorageUnavailable when the embedded database dies again and again.
     """
     given = load(config, environ=os.environ, overrides=overrides).settings
     configure_logs(given.log.level, given.log.format)
@@ -39,7 +40,7 @@ async def develop(state_dir: Path, config: Path | None, overrides: Mapping[str, 
         _log.info("embedded_postgres_started", pid=server.pid, data=str(server.data_dir))
         database = evolve(given.database, url=Secret(server.dsn))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, server)
+            nursery.start_soon(server.keep_running)
             await _run(evolve(given, database=database), state_dir)
             nursery.cancel_scope.cancel()
 
@@ -70,13 +71,6 @@ async def _run(given: Settings, state_dir: Path) -> None:
         )
 
     await run_daemon(settings, announce=announce)
-
-
-async def _watch(server: EmbeddedServer) -> None:
-    """End the daemon when its database has ended: the next start recovers it."""
-    while server.process.poll() is None:  # noqa: ASYNC110 - a child's end sets no event
-        await trio.sleep(_WATCH_S)
-    raise StorageUnavailable(f"the embedded PostgreSQL ended by itself; see {server.log_path}")
 
 
 def _first(secrets: tuple[Secret, ...]) -> str | None:

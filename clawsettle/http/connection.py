@@ -262,17 +262,24 @@ class Connection:
             await self._protocol.handle(event)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(self, receive, send)
+        exchange = _Exchange(receive, send, self.flush, self._context.terminated.is_set)
         await self._app(scope, exchange.receive, exchange.send)
 
 
 class _Exchange:
     """One request and its response, between hypercorn and the application."""
 
-    def __init__(self, connection: Connection, receive: Receive, send: Send) -> None:
-        self._connection = connection
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        flush: Callable[[], Awaitable[None]],
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._receive = receive
         self._send = send
+        self._flush = flush
+        self._is_stopping = is_stopping
         self._whole = False
 
     async def receive(self) -> Message:
@@ -281,12 +288,16 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and self._is_stopping():
+            # A client that is told does not send its next request into a closed connection.
+            headers = [field for field in message["headers"] if field[0] != b"connection"]
+            message = {**message, "headers": [*headers, (b"connection", b"close")]}
         if message["type"] != "http.response.body" or message.get("more_body", False):
             await self._send(message)
             return
         if not self._whole:
             await self._send({**message, "more_body": True})
-            await self._connection.flush()
+            await self._flush()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
             # Closing on unread bytes resets the connection; the answer may be lost with it.
             with trio.move_on_after(LINGER_S):

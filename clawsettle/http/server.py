@@ -7,8 +7,10 @@ WebSocket upgrade. It cannot refuse HTTP/2 without TLS. It waits for ever for a 
 not read. So this module accepts connections itself and serves each with ``connection.Connection``,
 behind a fence: what a connection raises is logged and ends that connection only.
 
-Stopping: no new connections, idle ones end at once, requests under way are answered within the
-drain time, then everything left is cut, whether or not its client reads.
+Stopping: no new connections. Requests under way are answered within the drain time, and each answer
+says that its connection ends. An idle connection may bring one more request, for ``FAREWELL_S``:
+its client may have sent it already, and would never know whether it was heard. Then everything
+left is cut, whether or not its client reads.
 
 Source: new.
 """
@@ -29,6 +31,8 @@ from clawsettle.http.connection import Connection, Wire
 from clawsettle.http.surface import AsgiApp
 
 BACKLOG: Final = 1024
+FAREWELL_S: Final = 1.0
+"""How long idle connections may still bring a request once the server stops."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -64,31 +68,27 @@ async def serve_http(
     server = _Server(app, _Config(), WorkerContext(None), keep_alive_s, stall_s, connection_max)
     async with trio.open_nursery() as watch:
         watch.start_soon(_cut, server, stop, drain_s)
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                accepting.start_soon(
-                    partial(
-                        trio.serve_listeners,
-                        server.serve,
-                        listeners,
-                        handler_nursery=connections,
-                    )
-                )
-                task_status.started(listeners[0].socket.getsockname()[1])
-                await stop.wait()
-                accepting.cancel_scope.cancel()
-            # Idle connections end now, those with a request when it is answered.
+        async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
+            accepting.start_soon(
+                partial(trio.serve_listeners, server.serve, listeners, handler_nursery=connections)
+            )
+            task_status.started(listeners[0].socket.getsockname()[1])
+            await stop.wait()
+            # From here on answers end their connections.
             await server.context.terminated.set()
-            for wire in tuple(server.wires):
-                if wire.idle:
-                    wire.scope.cancel()
+            accepting.cancel_scope.cancel()
         watch.cancel_scope.cancel()
 
 
 async def _cut(server: "_Server", stop: trio.Event, drain_s: float) -> None:
-    """End what is left when the drain time is over."""
+    """End idle connections after the farewell, and what is left when the drain time is over."""
     await stop.wait()
-    await trio.sleep(drain_s)
+    farewell_s = min(FAREWELL_S, drain_s)
+    await trio.sleep(farewell_s)
+    for wire in tuple(server.wires):
+        if wire.idle:
+            wire.scope.cancel()
+    await trio.sleep(drain_s - farewell_s)
     for wire in tuple(server.wires):
         wire.abort()
 

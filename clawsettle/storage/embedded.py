@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: a private server that lives exactly as long as the code that opened it.
+"""An embedded PostgreSQL: a private server that lives as long as the code that opened it.
 
 For ``clawsettle dev`` and the tests; production brings its own server. A state directory holds
 ``data`` (the database), ``postgres.log`` and ``lock``. The lock is an ``flock`` held for the whole
@@ -14,36 +14,33 @@ import fcntl
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
 import attrs
+import structlog
 import trio
 
 from clawsettle.domain.errors import ConfigError, StorageUnavailable
+from clawsettle.storage import postmaster
 from clawsettle.storage.postgres_programs import (
     ServerAccount,
     choose_account,
     find_binaries,
     output_of,
-    server_environment,
     succeeds,
 )
 
-POLL_S = 0.005
-START_S = 60.0  # recovery of a large database is the slow case
-LEFTOVER_S = 10.0  # backends of a killed postmaster notice its death when their query ends
-LEFTOVER = "pre-existing shared memory block"  # what PostgreSQL says while they live
 STOP_S = 10.0
-QUIT_S = 7.0  # the postmaster itself kills backends that ignore SIGQUIT, after 5 seconds
-KILL_S = 5.0
-LOG_BYTES_MAX = 10_000_000
+WATCH_S = 0.05
+RESTARTS_MAX, RESTARTS_WINDOW_S = 5, 30.0
+RESTART_PAUSE_S = 0.1  # before the second restart within the window; it doubles
 SOCKET_PATH_BYTES_MAX = 103  # Linux takes 107 bytes, macOS 103
 SOCKET_NAME = ".s.PGSQL.5432"
 
@@ -52,18 +49,23 @@ SOCKET_NAME = ".s.PGSQL.5432"
 # `setpriv --pdeathsig` before `setpriv --reuid` loses it; before or after `unshare` it holds.
 _DEATH_SIGNAL = ("setpriv", "--pdeathsig", "INT", "--")
 
+_log = structlog.get_logger(__name__)
 
-@attrs.frozen(eq=False)
+
+@attrs.define(eq=False)
 class EmbeddedServer:
-    """A running server; all of it is valid until the context that yielded it ends.
+    """A server on a directory; its addresses are valid until the context that yielded it ends.
 
-    ``process.poll()`` tells whether the server died on its own; nothing restarts it.
+    ``process`` is the postmaster at present. It does not come back by itself: ``start`` it again,
+    or let ``keep_running`` do that.
     """
 
     data_dir: Path
     socket_dir: Path
     log_path: Path
-    process: subprocess.Popen[bytes]
+    _command: Sequence[str]
+    _stop_s: float
+    process: subprocess.Popen[bytes] = attrs.field(init=False)
 
     @property
     def pid(self) -> int:
@@ -80,6 +82,50 @@ class EmbeddedServer:
         host = quote(str(self.socket_dir), safe="/")
         return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port=5432"
 
+    async def start(self) -> None:
+        """Start the server, for the first time or after it died; ready when this returns.
+
+        The addresses stay what they were.
+
+        Raises: StorageUnavailable when it ended or was not ready in time.
+        """
+        self.process = await postmaster.start(
+            self._command, self.data_dir, self.log_path, self._stop_s
+        )
+
+    async def stop(self) -> None:
+        """End the server, cleanly if it lets us; takes at most ``stop_s`` + 12 seconds."""
+        await postmaster.stop(self.process, self._stop_s)
+
+    async def keep_running(self) -> None:
+        """Start the server again whenever it died, at once, then with a doubling pause.
+
+        Raises: StorageUnavailable when it ended more than ``RESTARTS_MAX`` times within
+            ``RESTARTS_WINDOW_S`` seconds.
+        """
+        ended_at: deque[float] = deque()
+        while True:
+            while self.process.poll() is None:  # noqa: ASYNC110 - a child's end sets no event
+                await trio.sleep(WATCH_S)
+            begun = trio.current_time()
+            ended_at.append(begun)
+            while ended_at[0] < begun - RESTARTS_WINDOW_S:
+                ended_at.popleft()
+            if len(ended_at) > RESTARTS_MAX:
+                raise StorageUnavailable(
+                    f"the embedded PostgreSQL ended {len(ended_at)} times within"
+                    f" {RESTARTS_WINDOW_S:g} s; see {self.log_path}"
+                )
+            if len(ended_at) > 1:
+                await trio.sleep(RESTART_PAUSE_S * 2 ** (len(ended_at) - 2))
+            try:
+                await self.start()
+            except StorageUnavailable as error:
+                _log.warning("embedded_postgres_not_restarted", error=error.message)
+            else:
+                took_s = round(trio.current_time() - begun, 3)
+                _log.warning("embedded_postgres_restarted", pid=self.pid, took_s=took_s)
+
 
 @asynccontextmanager
 async def embedded_postgres(
@@ -90,9 +136,9 @@ async def embedded_postgres(
 ) -> AsyncIterator[EmbeddedServer]:
     """Run a PostgreSQL on ``state_dir`` while the context is open; ready when it yields.
 
-    The database is created at first use and kept. ``settings`` are server parameters for this
-    start. At exit, also when cancelled, the server is stopped cleanly within ``stop_s`` seconds,
-    then harder; that takes at most ``stop_s`` + 12 seconds. Every committed row survives either.
+    The database is created at first use and kept. ``settings`` are server parameters. At exit,
+    also when cancelled, the server is stopped cleanly within ``stop_s`` seconds, then harder; that
+    takes at most ``stop_s`` + 12 seconds. Every committed row survives either.
 
     Raises:
         ConfigError: the directory is in use or unusable, its database is of another major version
@@ -106,24 +152,18 @@ async def embedded_postgres(
     with _locked(state_dir) as is_new:
         account = await choose_account(binaries, state_dir, is_new=is_new)
         await _prepare_data(binaries, state_dir, account)
-        environ = server_environment()
-        stale_pid = await _end_orphan(data_dir, stop_s)
-        if stale_pid is not None:
-            # The pid in postmaster.pid may be somebody else's by now, and PostgreSQL would refuse
-            # to start beside it. This is how pg_ctl names a pid that is no postmaster; deleting
-            # the file instead would drop PostgreSQL's own check for surviving backends.
-            environ["PG_GRANDPARENT_PID"] = str(stale_pid)
         with _socket_folder(data_dir, account) as socket_dir:
             death_signal = _DEATH_SIGNAL if await succeeds(*_DEATH_SIGNAL, "true") else ()
             command = [*account.command, *death_signal, str(binaries / "postgres")]
             # Later options win: the caller's settings cannot open the server to the network.
             command += [f"--{name}={value}" for name, value in settings.items()]
             command += ["-D", str(data_dir), "-k", str(socket_dir), "-p", "5432", "-h", ""]
-            process = await _start(command, environ, data_dir, log_path, stop_s)
+            server = EmbeddedServer(data_dir, socket_dir, log_path, command, stop_s)
+            await server.start()
             try:
-                yield EmbeddedServer(data_dir, socket_dir, log_path, process)
+                yield server
             finally:
-                await _stop(process, stop_s)
+                await server.stop()
 
 
 @contextmanager
@@ -160,7 +200,7 @@ def _tidy(state_dir: Path) -> None:
     for leftover in state_dir.glob("initdb-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     log = state_dir / "postgres.log"
-    if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
+    if log.exists() and log.stat().st_size > postmaster.LOG_BYTES_MAX:
         log.replace(state_dir / "postgres.log.1")
     log.touch(mode=0o600)
 
@@ -220,41 +260,6 @@ async def _check_version(binaries: Path, data_dir: Path) -> None:
         raise ConfigError([problem])
 
 
-async def _end_orphan(data_dir: Path, stop_s: float) -> int | None:
-    """Stop a server that outlived its daemon; return a recorded pid that is no server (any more).
-
-    Raises StorageUnavailable when it cannot be ended.
-    """
-    try:
-        pid = abs(int(_pid_file(data_dir)[0]))
-    except (IndexError, ValueError):
-        return None
-    is_ours = _is_postmaster(pid, data_dir)
-    if is_ours and not await _end(
-        lambda: _is_postmaster(pid, data_dir), lambda signum: os.kill(pid, signum), stop_s
-    ):
-        raise StorageUnavailable(f"an older PostgreSQL (pid {pid}) on {data_dir} does not end")
-    return pid
-
-
-def _is_postmaster(pid: int, data_dir: Path) -> bool:
-    """Tell whether a process is a PostgreSQL on this very directory, no stranger and no zombie."""
-    try:
-        if Path("/proc/self/cmdline").exists():
-            program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-            is_postgres = os.path.basename(program) == b"postgres"  # noqa: PTH119 - bytes
-            return is_postgres and Path(f"/proc/{pid}/cwd").samefile(data_dir)
-        shown = subprocess.run(  # noqa: S603 - a fixed program and a number
-            ["ps", "-p", str(pid), "-o", "command="],  # noqa: S607 - where it is depends
-            capture_output=True,
-            check=False,
-            timeout=10,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return b"postgres" in shown and os.fsencode(data_dir) in shown
-
-
 @contextmanager
 def _socket_folder(data_dir: Path, account: ServerAccount) -> Iterator[Path]:
     """Yield the socket's private directory: the data's, or a temporary one where that cannot be.
@@ -272,105 +277,3 @@ def _socket_folder(data_dir: Path, account: ServerAccount) -> Iterator[Path]:
     with temporary as folder:
         account.give(Path(folder))
         yield Path(folder)
-
-
-async def _start(
-    command: Sequence[str], environ: Mapping[str, str], data_dir: Path, log: Path, stop_s: float
-) -> subprocess.Popen[bytes]:
-    """Start the server and return when it takes connections; what fails to start is stopped.
-
-    Raises StorageUnavailable when it fails; where backends of a killed server still live, it
-    tries again for ``LEFTOVER_S``.
-    """
-    give_up_at = trio.current_time() + LEFTOVER_S
-    while True:
-        process, log_start = _spawn(command, environ, log)
-        try:
-            await _until_ready(process, data_dir, log, log_start)
-        except BaseException as error:
-            await _stop(process, stop_s)
-            is_leftover = isinstance(error, StorageUnavailable) and LEFTOVER in str(error)
-            if not is_leftover or trio.current_time() > give_up_at:
-                raise
-        else:
-            return process
-        await trio.sleep(0.1)
-
-
-def _spawn(
-    command: Sequence[str], environ: Mapping[str, str], log: Path
-) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the server's process from this very thread; return it and where its log begins.
-
-    Not trio's way, which starts children from a worker thread: the death signal fires when the
-    starting thread ends. A session of its own keeps Ctrl-C at a terminal from stopping the
-    database before the daemon has drained. Raises StorageUnavailable when the system refuses.
-    """
-    try:
-        with log.open("ab") as output:
-            log_start = output.tell()
-            process = subprocess.Popen(  # noqa: S603 - our own arguments
-                command,
-                cwd="/",
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise StorageUnavailable(f"cannot start PostgreSQL: {error}") from error
-    return process, log_start
-
-
-async def _until_ready(
-    process: subprocess.Popen[bytes], data_dir: Path, log: Path, log_start: int
-) -> None:
-    """Return once postmaster.pid says that this very process is ready.
-
-    Raises StorageUnavailable when it ended or took more than ``START_S``; quotes the log's end.
-    """
-    with trio.move_on_after(START_S):
-        while process.poll() is None:
-            lines = _pid_file(data_dir)
-            if lines[7:8] == ["ready"] and lines[0] == str(process.pid):
-                return
-            await trio.sleep(POLL_S)
-    with log.open("rb") as written:
-        written.seek(log_start)
-        last_lines = written.read(LOG_BYTES_MAX).decode(errors="replace").splitlines()[-6:]
-    state = "is not ready" if process.returncode is None else f"ended ({process.returncode})"
-    raise StorageUnavailable(
-        f"PostgreSQL on {data_dir} {state} at start; {log} ends: {' | '.join(last_lines)}"
-    )
-
-
-def _pid_file(data_dir: Path) -> list[str]:
-    """Return the stripped lines of postmaster.pid, none when there is no such file."""
-    try:
-        text = (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line.strip() for line in text.splitlines()]
-
-
-async def _stop(process: subprocess.Popen[bytes], stop_s: float) -> None:
-    """Stop our own server; shielded from cancellation, and bounded by the limits of ``_end``."""
-    with trio.CancelScope(shield=True):
-        await _end(lambda: process.poll() is None, process.send_signal, stop_s)
-
-
-async def _end(is_running: Callable[[], bool], send: Callable[[int], None], stop_s: float) -> bool:
-    """Signal a server ever harder until it ended; tell whether it did.
-
-    SIGINT rolls back what is open and writes a checkpoint; SIGQUIT leaves the rest to recovery.
-    """
-    steps = ((signal.SIGINT, stop_s), (signal.SIGQUIT, QUIT_S), (signal.SIGKILL, KILL_S))
-    for signum, limit_s in steps:
-        with suppress(ProcessLookupError):
-            send(signum)
-        with trio.move_on_after(limit_s):
-            while is_running():  # noqa: ASYNC110 - another process sets no event
-                await trio.sleep(POLL_S)
-            return True
-    return not is_running()

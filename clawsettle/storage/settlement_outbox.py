@@ -2,10 +2,15 @@
 
 A lease is a token and an end by the database's clock. Every write after a claim names the token;
 a row that is not returned has another owner by now, and its caller must let go of it.
+
+A claim's token comes from a sequence. The token of a row leased from its birth is drawn here, at
+random and below zero, so that a recording which runs again because its answer was lost knows the
+rows of its first try for its own.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import trio
@@ -112,22 +117,33 @@ class SettlementOutbox:
 
         Event ids must be unique among ``deliveries``. Events that were recorded before are left as
         they are and not returned, but for a quarantined one that maps by now: it is recorded anew,
-        so that a redelivery brings it back once its cause is mended. Cumulative refunds are turned
+        so that a redelivery brings it back once its cause is mended. What this call recorded is
+        returned also when the answer to its commit was lost. Cumulative refunds are turned
         into what is new of them, under a lock on their charge.
         """
         begun = trio.current_time()
         ordered = sorted(deliveries, key=lambda delivery: delivery.event.event_id)
+        tokens = {d.event.event_id: -1 - secrets.randbits(62) for d in ordered}
         if not any(d.mapped is not None and d.mapped.refund is not None for d in ordered):
             drafts = [_draft(d, _payload(d)) for d in ordered]
             rows = await self.database.fetch(
-                _SQL["record_events"], *self._columns(drafts, leased_max)
+                _SQL["record_events"], *self._columns(drafts, tokens, leased_max)
             )
         else:
             drafts, rows = await self.database.transaction(
-                lambda transaction: self._record_with_refunds(transaction, ordered, leased_max)
+                lambda transaction: self._record_with_refunds(
+                    transaction, ordered, tokens, leased_max
+                )
             )
         dispositions = {draft.event.event_id: draft.disposition for draft in drafts}
-        return [_recorded(row, dispositions[row["event_id"]], begun + self.lease_s) for row in rows]
+        ends = begun + self.lease_s
+        recorded = [_recorded(row, dispositions[row["event_id"]], ends) for row in rows]
+        for new in recorded:
+            del tokens[new.event_id]
+        if tokens:
+            rows = await self.database.fetch(_SQL["recall"], list(tokens), list(tokens.values()))
+            recorded += [_recorded(row, "forwarded", ends) for row in rows]
+        return recorded
 
     async def look(self, event_ids: Iterable[str]) -> dict[str, KnownEvent]:
         """Return what is known of these events; unknown ones are missing from the answer."""
@@ -182,7 +198,11 @@ class SettlementOutbox:
         return [leased_row(row, begun + self.lease_s) for row in rows]
 
     async def _record_with_refunds(
-        self, transaction: Transaction, ordered: Sequence[Delivery], leased_max: int
+        self,
+        transaction: Transaction,
+        ordered: Sequence[Delivery],
+        tokens: Mapping[str, int],
+        leased_max: int,
     ) -> "tuple[list[_Draft], Sequence[Row]]":
         refunds = {
             d.mapped.refund.charge_id: d.mapped.refund.payment_intent_id
@@ -208,10 +228,14 @@ class SettlementOutbox:
         await transaction.fetch(
             _SQL["set_refund_totals"], charges, [totals[charge] for charge in charges]
         )
-        rows = await transaction.fetch(_SQL["record_events"], *self._columns(drafts, leased_max))
+        rows = await transaction.fetch(
+            _SQL["record_events"], *self._columns(drafts, tokens, leased_max)
+        )
         return drafts, rows
 
-    def _columns(self, drafts: "Sequence[_Draft]", leased_max: int) -> tuple[object, ...]:
+    def _columns(
+        self, drafts: "Sequence[_Draft]", tokens: Mapping[str, int], leased_max: int
+    ) -> tuple[object, ...]:
         leasable = [draft.event.event_id for draft in drafts if draft.payload is not None]
         leased = set(leasable[:leased_max])
         return (
@@ -222,7 +246,7 @@ class SettlementOutbox:
             [draft.disposition for draft in drafts],
             [draft.payload for draft in drafts],
             [draft.body for draft in drafts],
-            [draft.event.event_id in leased for draft in drafts],
+            [tokens[d.event.event_id] if d.event.event_id in leased else None for d in drafts],
             self.lease_s,
         )
 

@@ -1,8 +1,12 @@
 """The daemon as a process: start, stop, crash, and what it leaves behind."""
 
 import json
+import os
+import shutil
 import signal
 import stat
+import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import httpx
 import trio
 
 from clawsettle.storage.bridge import Database, Transaction, open_database
-from tests.daemon.process import DaemonProcess, daemon_process, run
+from tests.daemon.process import DaemonProcess, Json, command, daemon_process, environment, run
 from tests.house import payin
 
 
@@ -69,6 +73,28 @@ async def test_sigterm_answers_what_is_under_way(tmp_path: Path, database_url: s
             release.set()
         assert await daemon.ended(10) == 0
         assert answers[0].json()["forwarded_to_ledger"] is True
+
+
+async def test_sigterm_ends_a_start_that_waits_for_the_database(tmp_path: Path) -> None:
+    (silent,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with silent:
+        port = silent.socket.getsockname()[1]
+        url = f"postgresql://nobody@127.0.0.1:{port}/nothing?sslmode=disable"
+        words = ("dev", "--state-dir", str(tmp_path), "--database-url", url)
+        daemon = subprocess.Popen(
+            command(*words),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with trio.fail_after(30):
+            connection = await silent.accept()
+        async with connection:
+            daemon.terminate()
+            out, err = await trio.to_thread.run_sync(partial(daemon.communicate, timeout=5))
+    assert (daemon.returncode, err) == (0, "")
+    assert [json.loads(line)["event"] for line in out.splitlines()] == ["signalled", "stopped"]
 
 
 async def test_sigterm_ends_in_time_and_another_daemon_takes_over(
@@ -167,6 +193,33 @@ async def test_the_embedded_database_survives_kill_9_of_the_daemon(tmp_path: Pat
             await daemon.ended(5)
         async with daemon_process(tmp_path) as daemon:
             assert await daemon.available(client, account["id"]) == 2500
+
+
+async def test_the_embedded_database_that_was_killed_is_back_under_the_same_daemon(
+    tmp_path: Path,
+) -> None:
+    async with httpx.AsyncClient(timeout=30) as client, daemon_process(tmp_path) as daemon:
+        account = await daemon.ledger(client, "POST", "/accounts", json={"did": "did:key:alice"})
+        assert (await daemon.deliver(client, payin("evt_1", account["id"]))).status_code == 200
+        (started,) = _lines(daemon, "embedded_postgres_started")
+        os.kill(started["pid"], signal.SIGKILL)
+        begun = trio.current_time()
+        with trio.fail_after(10):
+            while not _lines(daemon, "embedded_postgres_restarted"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            ready = f"{daemon.facts['base_url']}/ready"
+            while (await client.get(ready)).status_code != 200:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert trio.current_time() - begun < 5
+        assert (await daemon.deliver(client, payin("evt_2", account["id"]))).status_code == 200
+        assert await daemon.available(client, account["id"]) == 5000
+        # The server that was started later, too, ends with its daemon.
+        daemon.signal(signal.SIGKILL)
+        await daemon.ended(5)
+        if shutil.which("setpriv"):
+            with trio.fail_after(10):
+                while (tmp_path / "data" / "postmaster.pid").exists():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
 
 
 async def test_a_state_directory_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -284,4 +337,8 @@ async def _refused(daemon: DaemonProcess) -> bool:
 
 
 def _logged(daemon: DaemonProcess, event: str) -> bool:
-    return any(line["event"] == event for line in daemon.lines())
+    return bool(_lines(daemon, event))
+
+
+def _lines(daemon: DaemonProcess, event: str) -> list[Json]:
+    return [line for line in daemon.lines() if line["event"] == event]

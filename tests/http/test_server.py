@@ -12,7 +12,7 @@ import trio
 from clawsettle.domain.errors import ConfigError
 from clawsettle.http import connection
 from clawsettle.http.routing import Reply, Request
-from clawsettle.http.server import serve_http
+from clawsettle.http.server import FAREWELL_S, serve_http
 from tests.http.wire import SURFACE, Client, Served, request_bytes, route, serving
 
 HEALTH = route("GET", "/health")
@@ -239,17 +239,28 @@ async def test_connections_beyond_the_limit_are_closed_and_the_others_served() -
 # --- stopping -------------------------------------------------------------------------------------
 
 
-async def test_an_idle_server_stops_at_once() -> None:
+async def test_an_idle_server_stops_after_its_farewell() -> None:
     async with serving([HEALTH], drain_s=30) as served:
         async with served.client() as used, served.client() as silent, served.client() as half:
             assert (await used.request("GET", "/health")).status == 200
             await half.send(b"GET /health HT")
             served.stop.set()
-            assert await within(served.ended, 5) < 1
+            assert await within(served.ended, 5) < FAREWELL_S + 1
             assert await used.closed() == b""
             assert await silent.closed() == b""
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream("127.0.0.1", served.port)
+
+
+async def test_a_kept_connection_gets_its_last_answer_when_the_server_stops() -> None:
+    async with serving([HEALTH], drain_s=30) as served, served.client() as client:
+        assert (await client.request("GET", "/health")).status == 200
+        served.stop.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        last = await client.request("GET", "/health")
+        assert (last.status, last.headers["connection"]) == (200, "close")
+        assert await client.closed() == b""
+        assert await within(served.ended, 5) < FAREWELL_S + 1
 
 
 async def test_a_request_under_way_is_answered_before_the_stop() -> None:

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from clawsettle.domain.errors import ConfigError, StorageUnavailable
-from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
+from clawsettle.storage.embedded import RESTARTS_MAX, EmbeddedServer, embedded_postgres
 from clawsettle.storage.postgres_programs import find_binaries
 
 ROOT = Path(__file__).parents[2]
@@ -230,6 +230,37 @@ async def test_committed_row_survives_kill_nine_of_the_server(state_dir: Path) -
     async with embedded_postgres(state_dir) as second:
         assert trio.current_time() - began < 10
         assert await query(second, "select x from kept") == "7"
+
+
+async def test_killed_server_is_started_again_at_the_same_address(state_dir: Path) -> None:
+    async with embedded_postgres(state_dir) as server, trio.open_nursery() as nursery:
+        nursery.start_soon(server.keep_running)
+        await query(server, "create table kept as select 7 as x")
+        dsn, pid = server.dsn, server.pid
+        kill(pid)
+        await until(lambda: server.pid != pid)
+        assert await query(dsn, "select x from kept") == "7"
+        nursery.cancel_scope.cancel()
+    assert server.process.returncode == 0
+
+
+async def test_server_that_dies_again_and_again_is_given_up_with_the_reason(
+    state_dir: Path,
+) -> None:
+    async with embedded_postgres(state_dir) as server:
+        killed: list[int] = []
+
+        async def kill_each() -> None:
+            while True:
+                killed.append(server.pid)
+                kill(server.pid)
+                await until(lambda: server.pid != killed[-1])
+
+        with pytest.RaisesGroup(pytest.RaisesExc(StorageUnavailable, match=r"6 times within 30 s")):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kill_each)
+                nursery.start_soon(server.keep_running)
+        assert len(killed) == RESTARTS_MAX + 1
 
 
 async def test_server_ends_with_its_killed_daemon_and_the_next_daemon_starts_at_once(

@@ -1,17 +1,23 @@
 """The inbox and the outbox: recording events once, looking at them, finishing attempts."""
 
 import json
+import tempfile
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from attrs import evolve
 
 from clawsettle.domain.canonical import canonical_json
 from clawsettle.domain.errors import StorageError
 from clawsettle.domain.forwarding import ForwardingState, Standing
 from clawsettle.storage.bridge import Database, open_database
-from clawsettle.storage.settlement_outbox import Backlog
+from clawsettle.storage.embedded import SOCKET_NAME
+from clawsettle.storage.settlement_outbox import Backlog, Delivery
+from tests.conftest import Postgres
 from tests.storage.deliveries import (
     DEAD,
     FORWARDED,
@@ -22,9 +28,11 @@ from tests.storage.deliveries import (
     open_outbox,
     payloads,
     record_leased,
+    refund,
     stored_row,
     wait_until_due,
 )
+from tests.torture.commit_cutter import CommitCutter
 
 EVENTS = [f"evt_{number:02}" for number in range(20)]
 
@@ -54,6 +62,30 @@ async def test_a_new_event_is_recorded_with_its_row_leased_to_the_recorder(
         mapped = delivery("evt_1").mapped
         assert mapped is not None
         assert row.payload == canonical_json(mapped.payload)
+
+
+@pytest.mark.parametrize("passes_on", [True, False], ids=["answer lost", "commit lost"])
+@pytest.mark.parametrize("other", [delivery("evt_2"), refund("evt_2", 100)], ids=["pay", "refund"])
+async def test_what_was_recorded_is_the_recorders_also_when_the_commit_was_cut(
+    postgres: Postgres, database_name: str, other: Delivery, *, passes_on: bool
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="cutter-") as folder:
+        async with trio.open_nursery() as nursery:
+            cutter = CommitCutter(Path(folder), postgres.server.socket_dir / SOCKET_NAME)
+            await nursery.start(cutter.run)
+            async with open_outbox(cutter.dsn_of(database_name)) as outbox:
+                cut = partial(cutter.cut_next_commit, passes_on=passes_on)
+                async with trio.open_nursery() as cutting:
+                    cutting.start_soon(cut)
+                    await trio.testing.wait_all_tasks_blocked()
+                    recorded = await outbox.record([delivery("evt_1"), other], leased_max=2)
+                rows = [new.row for new in recorded if new.row is not None]
+                assert sorted(row.event_id for row in rows) == ["evt_1", "evt_2"]
+                await finish(outbox, rows[0], FORWARDED)
+                await finish(outbox, rows[1], FORWARDED)
+                again = await outbox.record([delivery("evt_1"), other], leased_max=2)
+                assert again == []
+            nursery.cancel_scope.cancel()
 
 
 async def test_each_lease_has_a_token_of_its_own(database_url: str) -> None:

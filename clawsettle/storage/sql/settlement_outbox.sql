@@ -26,17 +26,18 @@ WHERE event_id = ANY ($1::text[]) AND disposition <> 'quarantined';
 
 -- name: record_events
 -- Insert events and, for those that forward, their outbox rows, in one statement and one commit.
--- A row is leased to the caller from its birth, or due at once where leased is false.
+-- A row is leased to the caller from its birth, or due at once where it has no lease token.
 -- Returns the events that are new; the others were recorded by somebody before. A quarantined one
 -- that is quarantined no longer counts as new.
 -- $1 text[] event ids, ascending   $2 text[] types   $3 boolean[] livemode   $4 bytea[] SHA-256 of
 -- the raw bodies   $5 text[] dispositions   $6 text[] payloads (null: no outbox row)
--- $7 text[] bodies to keep (null: none)   $8 boolean[] leased   $9 double precision lease in seconds
+-- $7 text[] bodies to keep (null: none)   $8 bigint[] lease tokens (null: due at once)
+-- $9 double precision lease in seconds
 WITH incoming AS (
     SELECT * FROM unnest(
         $1::text[], $2::text[], $3::boolean[], $4::bytea[], $5::text[], $6::text[], $7::text[],
-        $8::boolean[]
-    ) AS i (event_id, event_type, livemode, body_sha256, disposition, payload, body, leased)
+        $8::bigint[]
+    ) AS i (event_id, event_type, livemode, body_sha256, disposition, payload, body, lease_token)
 ), recorded AS (
     INSERT INTO stripe_event AS e
         (event_id, event_type, livemode, body_sha256, disposition, quarantined_body)
@@ -52,10 +53,11 @@ WITH incoming AS (
     INSERT INTO settlement_outbox
         (event_id, payload, attempts, due_at, lease_token, last_attempted_at)
     SELECT
-        i.event_id, i.payload, i.leased::integer,
-        now() + CASE WHEN i.leased THEN $9::double precision ELSE 0 END * interval '1 second',
-        CASE WHEN i.leased THEN nextval('lease_token') END,
-        CASE WHEN i.leased THEN now() END
+        i.event_id, i.payload, (i.lease_token IS NOT NULL)::integer,
+        now() + CASE WHEN i.lease_token IS NULL THEN 0 ELSE $9::double precision END
+            * interval '1 second',
+        i.lease_token,
+        CASE WHEN i.lease_token IS NOT NULL THEN now() END
     FROM incoming AS i JOIN recorded USING (event_id)
     WHERE i.payload IS NOT NULL
     RETURNING event_id, payload, state, attempts, due_at, lease_token
@@ -63,6 +65,13 @@ WITH incoming AS (
 SELECT
     r.event_id, q.payload, q.state, q.attempts, 0::double precision AS age_s, q.due_at, q.lease_token
 FROM recorded AS r LEFT JOIN queued AS q USING (event_id);
+
+-- name: recall
+-- The rows that this very recording made in a try whose answer was lost: they have its tokens.
+-- $1 text[] event ids   $2 bigint[] the lease tokens they were to get
+SELECT o.event_id, o.payload, o.state, o.attempts, o.due_at, o.lease_token
+FROM unnest($1::text[], $2::bigint[]) AS i (event_id, lease_token)
+JOIN settlement_outbox AS o USING (event_id, lease_token);
 
 -- name: look
 -- What is known of these events, with their outbox rows where they have one.

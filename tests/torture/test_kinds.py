@@ -1,0 +1,44 @@
+"""A round of each kind; ``make torture`` runs many."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.process import environment
+from tests.torture.kinds import KINDS
+from tests.torture.round import open_kind_site, run_round
+
+CONCURRENCY = 64
+HERE = [name for name, kind in KINDS.items() if kind.disk_bytes is None]
+
+
+@pytest.mark.parametrize("name", HERE)
+async def test_nothing_acknowledged_is_lost_and_nothing_is_twice(name: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        async with open_kind_site(name, Path(folder)) as site:
+            result = await run_round(site, name, f"test:{name}", CONCURRENCY)
+    assert result.problems == []
+    assert result.acknowledged_count >= 300
+
+
+def test_a_full_disk_loses_nothing_either(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.torture", "--kind", "full-disk", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    (file,) = tmp_path.glob("*.json")
+    report = json.loads(file.read_text())
+    if report["skipped"]:
+        pytest.skip(report["skipped"]["full-disk"])
+    assert [one["problems"] for one in report["rounds"]] == [[]]
+    assert done.returncode == 0, done.stderr
