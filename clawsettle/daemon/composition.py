@@ -5,6 +5,7 @@ takes no more, then each actor drains after those that feed it, then the databas
 within ``[daemon] drain_s``. What has not ended by then is cut: rows are leased, so nothing is lost.
 """
 
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -161,12 +162,23 @@ async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None
                 for supervised in reversed(parts.actors):
                     await nursery.start(supervised.run)
                 addresses, ended = await _listen(settings, parts, stop, nursery)
+                _calm_the_collector()
                 announce(addresses)
             if not starting.cancelled_caught:
                 await signalled.wait()
                 await _drain(settings, parts, stop, ended)
             nursery.cancel_scope.cancel()
     _log.info("stopped")
+
+
+def _calm_the_collector() -> None:
+    """Spare the garbage collector what lives as long as the daemon, and most of its rounds.
+
+    Requests leave next to no cycles, and its default of 700 objects is reached by every batch.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

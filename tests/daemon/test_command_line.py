@@ -85,7 +85,7 @@ async def test_serve_runs_on_an_external_database(tmp_path: Path, empty_database
     async with daemon_process(tmp_path, environ=environ, serve=config) as daemon:
         assert "try" not in daemon.ready
         migrations = [line for line in daemon.lines() if line["event"] == "migration_applied"]
-        assert len(migrations) == 3
+        assert len(migrations) == 4
     assert daemon.process.returncode == 0
 
 
