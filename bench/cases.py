@@ -99,9 +99,9 @@ class Figure:
         """Return the median of the rounds' 99th percentiles."""
         return median(sample.p99_ms for sample in self.samples)
 
-    def cpu_us(self, group: int) -> float | None:
-        """Return the median CPU time a request of a group of processes, in µs."""
-        found = [sample.cpu_us[group] for sample in self.samples if len(sample.cpu_us) > group]
+    def cpu_us(self, place: int) -> float | None:
+        """Return the median CPU time a request of one of the job's processes, in µs."""
+        found = [sample.cpu_us[place] for sample in self.samples if len(sample.cpu_us) > place]
         return median(found) if found else None
 
     def rate_ratio(self, other: "Figure") -> float:
@@ -141,8 +141,8 @@ async def throughput(bench: Bench) -> Outcome:
         over_http = await enter(bench.daemon("over_http", http_settings))
         own = _job(embedded, await open_accounts(embedded.ledger_url, ACCOUNTS))
         jobs = {
-            BARE: Job(bare[0], 1, 0, SECRET, ["acc_0"], pids=[[bare[1]]]),
-            QUART: Job(quart[0], 1, 0, SECRET, ["acc_0"], pids=[[quart[1]]]),
+            BARE: Job(bare[0], 1, 0, SECRET, ["acc_0"], pids=[bare[1]]),
+            QUART: Job(quart[0], 1, 0, SECRET, ["acc_0"], pids=[quart[1]]),
             "embedded ledger": own,
             "acknowledged when committed": _job(
                 committed, await open_accounts(committed.ledger_url, ACCOUNTS)

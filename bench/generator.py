@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +40,7 @@ class Job:
     ``traffic`` is ``distinct`` (each event once), ``replay`` (one event for ever) or ``forged``
     (distinct events, wrongly signed). ``seconds`` are measured after ``warm_up_s``. With
     ``requests_max`` the run ends when that many were answered, all of them measured. ``pids`` are
-    groups of processes whose CPU time is told.
+    processes whose CPU time is told, each with that of its children.
     """
 
     port: int
@@ -50,14 +51,14 @@ class Job:
     traffic: Literal["distinct", "replay", "forged"] = "distinct"
     warm_up_s: float = 1.0
     requests_max: int | None = None
-    pids: Sequence[Sequence[int]] = ()
+    pids: Sequence[int] = ()
 
 
 @frozen
 class Result:
     """What came of a job: answers by status, requests/s, latencies in ms, CPU µs a request.
 
-    ``cpu_us`` has one figure for each of the job's groups of processes; ``generator_busy`` is the
+    ``cpu_us`` has one figure for each of the job's ``pids``; ``generator_busy`` is the
     share of the time in which the generator itself used a core: near 1 it is the bottleneck.
     """
 
@@ -140,19 +141,19 @@ class _Connection:
 class _Clock:
     """The measured part of a run: it begins once, with the CPU times of that moment."""
 
-    pids: Sequence[Sequence[int]]
+    pids: Sequence[int]
     began_at: float = 0.0
     _cpu_s: list[float] = field(factory=list)
     _own_s: float = 0.0
 
     def begin(self) -> None:
         self.began_at = time.perf_counter()
-        self._cpu_s = [_cpu_s(group) for group in self.pids]
+        self._cpu_s = [_cpu_s(pid) for pid in self.pids]
         self._own_s = time.process_time()
 
     def end(self, latencies_s: list[float], statuses: dict[str, int], closed_count: int) -> Result:
         seconds = time.perf_counter() - self.began_at
-        used = [_cpu_s(group) - was for group, was in zip(self.pids, self._cpu_s, strict=True)]
+        used = [_cpu_s(pid) - was for pid, was in zip(self.pids, self._cpu_s, strict=True)]
         count = len(latencies_s)
         latencies_s.sort()
         return Result(
@@ -213,12 +214,14 @@ def _quantile_ms(ordered_s: Sequence[float], share: float) -> float:
     return round(ordered_s[min(len(ordered_s) - 1, int(len(ordered_s) * share))] * 1000, 2)
 
 
-def _cpu_s(pids: Sequence[int]) -> float:
-    """Return the CPU time these processes have used so far, in seconds."""
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time a process and its living children have used so far, in seconds."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     used = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        used += int(fields[11]) + int(fields[12])
+    for member in (pid, *children):
+        with suppress(FileNotFoundError):  # a child that has just ended
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            used += int(fields[11]) + int(fields[12])
     return used / _TICKS
 
 

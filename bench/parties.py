@@ -32,9 +32,9 @@ class Daemon:
     server: EmbeddedServer
 
     @property
-    def pids(self) -> list[list[int]]:
-        """Return the daemon, and all of PostgreSQL: two groups whose CPU time is told."""
-        return [[self.pid], [self.server.pid, *_children(self.server.pid)]]
+    def pids(self) -> list[int]:
+        """Return whose CPU time an event costs: the daemon's, and PostgreSQL's as a whole."""
+        return [self.pid, self.server.pid]
 
     def rss_mb(self) -> float:
         """Return how much memory the daemon holds, in MB (10**6 bytes)."""
@@ -140,7 +140,3 @@ async def _ready(log_path: Path, process: subprocess.Popen[bytes]) -> Mapping[st
                     return found
             await trio.sleep(0.02)
     raise RuntimeError(log_path.read_text())
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -50,16 +50,16 @@ def _table(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _cpu(figure: Figure, group: int) -> str:
-    cpu_us = figure.cpu_us(group)
+def _cpu(figure: Figure, place: int) -> str:
+    cpu_us = figure.cpu_us(place)
     return "" if cpu_us is None else f"{cpu_us:.0f}"
 
 
 def _facts(outcomes: Mapping[str, Outcome]) -> list[str]:
     """Return the facts of the other cases as sentences."""
-    flood, drain = outcomes["flood"].facts, outcomes["drain"].facts
-    history, held = outcomes["history"].facts, outcomes["open_transaction"].facts
-    rss_mb: Any = outcomes["memory"].facts["rss_mb"]
+    facts: dict[str, Any] = {name: outcome.facts for name, outcome in outcomes.items()}
+    flood, drain, history = facts["flood"], facts["drain"], facts["history"]
+    held, rss_mb = facts["open_transaction"], facts["memory"]["rss_mb"]
     return [
         "- A flood of wrongly signed requests: {} transactions of the database in 10 s; in 10 s "
         "without requests there are {}, because the daemon looks for due work.".format(

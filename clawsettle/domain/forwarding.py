@@ -202,13 +202,13 @@ def read_answer(sent: Forwardable, ledger_status: int, body: object) -> LedgerOu
     A 2xx that says anything else may come from a proxy or a wrong address, so it is unknown.
     """
     if not _OK <= ledger_status < _REDIRECT:
-        given = body.get("code") if isinstance(body, Mapping) else None
+        given = body.get("code") if isinstance(body, dict) else None
         code = given if isinstance(given, str) and _CODE.match(given) else None
         return Refused(
             ledger_status, f"the ledger answered {ledger_status} {code or 'without a code'}", code
         )
-    settlement = body.get("settlement") if isinstance(body, Mapping) else None
-    if not isinstance(settlement, Mapping):
+    settlement = body.get("settlement") if isinstance(body, dict) else None
+    if not isinstance(settlement, dict):
         return Unknown("the ledger's answer names no settlement", ledger_status)
     settlement_id = settlement.get("id")
     if not isinstance(settlement_id, str) or not _SETTLEMENT_ID.match(settlement_id):

@@ -2,10 +2,12 @@
 
 import math
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _UNIX_MAX = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 
+@lru_cache(maxsize=64)  # a batch renders its one instant many times for each of its events
 def iso_instant(at: datetime) -> str:
     """Render an aware instant as ``2025-02-11T16:06:40.000Z``, cut to the millisecond."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

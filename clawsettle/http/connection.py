@@ -4,8 +4,7 @@ hypercorn's ``H11Protocol`` parses requests, starts the application for each and
 What it stands on is ours, because hypercorn's own connection starts and ends a task for the idle
 time of every request, sends an answer in three pieces, and can be left half alive:
 
-- ``Wire``: sending must make progress, idleness has an end, and a connection that is broken one
-  way ends as a whole.
+- ``Wire``: sending must make progress, and a connection that is broken one way ends as a whole.
 - ``_Http11``: offers to switch protocols are dropped before hypercorn sees them (RFC 9110 lets a
   server ignore them, and clients go on in HTTP/1.1), HTTP/2 by prior knowledge is answered 505,
   and a head has one size limit however its bytes arrive.
@@ -51,23 +50,16 @@ class Wire:
     failed send hypercorn would wait for its reader, which waits for the answer that cannot be
     sent; after the client's end it would keep the socket for the rest of the keep-alive time.
 
-    ``idle`` says that no request is under way; that may last ``keep_alive_s``. Sending 64 KiB may
-    take ``stall_s``.
+    ``idle_since`` is infinite while a request is under way. Sending 64 KiB may take ``stall_s``.
     """
 
-    def __init__(self, stream: trio.SocketStream, keep_alive_s: float, stall_s: float) -> None:
+    def __init__(self, stream: trio.SocketStream, stall_s: float) -> None:
         self.socket = stream.socket
         self.scope = trio.CancelScope()
+        self.idle_since = trio.current_time()
         self._stream = stream
-        self._keep_alive_s = keep_alive_s
         self._stall_s = stall_s
         self._sending = trio.Lock()
-        self.be_idle(idle=True)
-
-    def be_idle(self, *, idle: bool) -> None:
-        """Note whether a request is under way, and start or stop the clock that ends idleness."""
-        self.idle = idle
-        self.scope.deadline = trio.current_time() + self._keep_alive_s if idle else math.inf
 
     async def send(self, data: bytes) -> None:
         """Send bytes; ends the connection when that fails or makes no progress.
@@ -256,7 +248,7 @@ class Connection:
                 return
         await self.flush()
         if isinstance(event, Updated):
-            self._wire.be_idle(idle=event.idle)
+            self._wire.idle_since = trio.current_time() if event.idle else math.inf
         elif isinstance(event, Closed):
             await self._wire.close()
             await self._protocol.handle(event)

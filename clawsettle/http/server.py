@@ -34,6 +34,8 @@ BACKLOG: Final = 1024
 FAREWELL_S: Final = 1.0
 """How long idle connections may still bring a request once the server stops."""
 
+_LOOK_SHARE: Final = 0.1
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -54,7 +56,7 @@ async def serve_http(
     Starts with the bound port (``port`` 0 takes a free one). Returns as soon as the last request
     is answered, ``drain_s`` seconds after ``stop`` at the latest; handlers still at work then are
     cancelled and their clients see the connection end. A connection without a request ends after
-    ``keep_alive_s``; one whose client takes no 64 KiB within ``stall_s`` ends too; more than
+    ``keep_alive_s``, or a tenth of that later; one whose client takes no 64 KiB within ``stall_s`` ends too; more than
     ``connection_max`` are closed unanswered, so that files stay free for the database.
 
     ``app`` gets ``http`` scopes of HTTP/1.x only: no lifespan, no WebSocket. Requests that are not
@@ -67,6 +69,7 @@ async def serve_http(
     listeners = await _listen(host, port)
     server = _Server(app, _Config(), WorkerContext(None), keep_alive_s, stall_s, connection_max)
     async with trio.open_nursery() as watch:
+        watch.start_soon(server.end_idle)
         watch.start_soon(_cut, server, stop, drain_s)
         async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
             accepting.start_soon(
@@ -85,9 +88,7 @@ async def _cut(server: "_Server", stop: trio.Event, drain_s: float) -> None:
     await stop.wait()
     farewell_s = min(FAREWELL_S, drain_s)
     await trio.sleep(farewell_s)
-    for wire in tuple(server.wires):
-        if wire.idle:
-            wire.scope.cancel()
+    server.end_idle_since(trio.current_time())
     await trio.sleep(drain_s - farewell_s)
     for wire in tuple(server.wires):
         wire.abort()
@@ -130,7 +131,7 @@ class _Server:
         """Serve one connection to its end; raises nothing but ``Cancelled``."""
         if len(self.wires) >= self.connection_max:
             return
-        wire = Wire(stream, self.keep_alive_s, self.stall_s)
+        wire = Wire(stream, self.stall_s)
         self.wires.add(wire)
         try:
             with wire.scope:
@@ -139,3 +140,15 @@ class _Server:
             _log.warning("connection_failed", exc_info=errors)
         finally:
             self.wires.discard(wire)
+
+    async def end_idle(self) -> None:
+        """End connections that are idle for too long; looking costs less than a timer for each."""
+        while True:
+            await trio.sleep(self.keep_alive_s * _LOOK_SHARE)
+            self.end_idle_since(trio.current_time() - self.keep_alive_s)
+
+    def end_idle_since(self, instant: float) -> None:
+        """End the connections that have been without a request since ``instant`` or longer."""
+        for wire in tuple(self.wires):
+            if wire.idle_since <= instant:
+                wire.scope.cancel()

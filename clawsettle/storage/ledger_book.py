@@ -37,6 +37,7 @@ T = TypeVar("T")
 Fetch = Callable[..., Awaitable[Sequence[Row]]]
 
 _SQL = load_queries("ledger")
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _COLUMNS = {
     Bucket.AVAILABLE: "available_minor",
     Bucket.HELD: "held_minor",
@@ -325,4 +326,4 @@ def _event(row: Row) -> Event:
 
 def _to_json(value: Mapping[str, object]) -> str:
     """Render JSON for keeping, in the order it was given: answers are shown as they were."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(value)

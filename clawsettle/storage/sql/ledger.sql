@@ -1,10 +1,10 @@
 -- name: lock_tail
 -- Take the journal's tail for the rest of the transaction: nobody else can store a batch meanwhile.
-SELECT seq FROM ledger_tail FOR UPDATE;
+SELECT seq FROM ledger_tail WHERE one FOR UPDATE;
 
 -- name: tail
 -- The journal's tail, without a lock.
-SELECT seq, event_hash, created_at FROM ledger_tail;
+SELECT seq, event_hash, created_at FROM ledger_tail WHERE one;
 
 -- name: load
 -- The book that a batch is decided on: the tail, and the accounts, settlements and answers that the
@@ -19,7 +19,8 @@ SELECT
      JOIN ledger_settlement AS s USING (provider, external_payment_id, direction)) AS settlements,
     (SELECT array_agg(i)
      FROM ledger_ingestion AS i WHERE i.idempotency_key = ANY ($5::text[])) AS answers
-FROM ledger_tail AS t;
+FROM ledger_tail AS t
+WHERE t.one;
 
 -- name: accounts
 -- The accounts with these ids.
@@ -47,7 +48,7 @@ SELECT * FROM ledger_account WHERE did = $1;
 WITH moved AS (
     UPDATE ledger_tail
     SET version = version + 1, seq = $3, event_hash = $4, created_at = $5
-    WHERE version = $1 AND seq = $2
+    WHERE one AND version = $1 AND seq = $2
     RETURNING version
 ), accounts AS (
     INSERT INTO ledger_account AS a
@@ -107,17 +108,31 @@ ORDER BY created_at DESC, settlement_id DESC
 LIMIT 3;
 
 -- name: list_settlements
--- A page of settlements, newest first, after the cursor's row if there is one.
+-- A page of settlements, newest first, after the cursor's row if there is one. Two walks of which
+-- one is run, because one plan serves all values: an account's settlements have their own index.
 -- $1 text account id   $2 text status   $3 text provider   $4 text direction (null: any)
 -- $5 timestamptz cursor instant   $6 text cursor id (both null: from the start)   $7 integer rows
-SELECT * FROM ledger_settlement
-WHERE ($1::text IS NULL OR account_id = $1)
-  AND ($2::text IS NULL OR status = $2)
-  AND ($3::text IS NULL OR provider = $3)
-  AND ($4::text IS NULL OR direction = $4)
-  AND ($5::timestamptz IS NULL OR (created_at, settlement_id) < ($5, $6::text))
-ORDER BY created_at DESC, settlement_id DESC
-LIMIT $7;
+(
+    SELECT * FROM ledger_settlement
+    WHERE $1::text IS NOT NULL AND account_id = $1
+      AND ($2::text IS NULL OR status = $2)
+      AND ($3::text IS NULL OR provider = $3)
+      AND ($4::text IS NULL OR direction = $4)
+      AND (created_at, settlement_id) < (coalesce($5::timestamptz, 'infinity'), coalesce($6::text, ''))
+    ORDER BY created_at DESC, settlement_id DESC
+    LIMIT $7
+)
+UNION ALL
+(
+    SELECT * FROM ledger_settlement
+    WHERE $1::text IS NULL
+      AND ($2::text IS NULL OR status = $2)
+      AND ($3::text IS NULL OR provider = $3)
+      AND ($4::text IS NULL OR direction = $4)
+      AND (created_at, settlement_id) < (coalesce($5::timestamptz, 'infinity'), coalesce($6::text, ''))
+    ORDER BY created_at DESC, settlement_id DESC
+    LIMIT $7
+);
 
 -- name: journal_page
 -- A stretch of the journal in order. $1 bigint after this number   $2 integer rows
