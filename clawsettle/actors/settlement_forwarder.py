@@ -9,8 +9,10 @@ Stops: on ``close``, when the attempts under way have been recorded.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import structlog
 import trio
@@ -35,6 +37,7 @@ from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
 
 _log = structlog.get_logger(__name__)
 
+Kind = Literal["new", "backlog"]
 Attempt = Reply[Standing | None]
 """The result of an attempt under way; None when it ended without one that could be recorded."""
 
@@ -44,6 +47,7 @@ class Seats:
     """Room in the forwarder that is set aside before rows are leased, so that they always fit."""
 
     count: int
+    kind: "Kind"
     _forwarder: "SettlementForwarder"
 
     def take(self, rows: Sequence[LeasedRow]) -> dict[str, Attempt]:
@@ -55,16 +59,17 @@ class Seats:
         return {row.event_id: self._seat(row) for row in rows}
 
     def _seat(self, row: LeasedRow) -> Attempt:
-        attempt = self._forwarder.start(row)
+        attempt = self._forwarder.start(row, self.kind)
         self.count -= 1
         return attempt
 
 
 @frozen(eq=False)
 class _Work:
-    """A leased row and the attempt that waits for it."""
+    """A leased row, the attempt that waits for it, and what kind of seat it has."""
 
     row: LeasedRow
+    kind: Kind
     attempt: Attempt
 
 
@@ -75,7 +80,8 @@ _Finished = tuple[_Work, AttemptResult]
 class SettlementForwarder:
     """See the module.
 
-    ``capacity`` bounds the rows held here: no more than can be sent before their leases end.
+    ``capacity`` bounds the rows held here: no more than can be sent before their leases end. New
+    events and the backlog may each take three quarters of it, so that neither starves the other.
     ``in_flight_max`` bounds the ledger calls under way, ``attempt_timeout_s`` each of them.
     ``when_roomy`` is called when there is room again for somebody who found none.
     """
@@ -91,7 +97,7 @@ class SettlementForwarder:
     lease_lost_count: int = field(default=0, init=False)
     rescued_count: int = field(default=0, init=False)
     _under_way: set[_Work] = field(factory=set, init=False)
-    _reserved: int = field(default=0, init=False)
+    _seats: Counter[Kind] = field(factory=Counter, init=False)
     _missed: bool = field(default=False, init=False)
     _latest: dict[str, Attempt] = field(factory=dict, init=False)
     _waiting: Mailbox[_Work] = field(init=False)
@@ -104,28 +110,36 @@ class SettlementForwarder:
     @property
     def room(self) -> int:
         """Return how many more rows may be leased for this forwarder."""
-        return max(0, self.capacity - len(self._under_way) - self._reserved)
+        return self.capacity - self._seats.total()
+
+    @property
+    def claim_max(self) -> int:
+        """Return how many rows of the backlog to claim; 0 when so few fit that it is worth a wait.
+
+        A claim is worth its statement for a quarter of the seats.
+        """
+        free = self._free("backlog")
+        return free if free >= self.capacity // 4 else 0
 
     @contextmanager
-    def reserve(self, most: int) -> Iterator[Seats]:
+    def reserve(self, most: int, kind: Kind = "new") -> Iterator[Seats]:
         """Set aside up to ``most`` seats while rows for them are leased; the rest is given back."""
-        seats = Seats(min(most, self.room), self)
+        seats = Seats(min(most, self._free(kind)), kind, self)
         self._missed |= seats.count == 0
-        self._reserved += seats.count
+        self._seats[kind] += seats.count
         try:
             yield seats
         finally:
-            self._reserved -= seats.count
+            self._seats[kind] -= seats.count
             self._tell_who_missed()
 
-    def start(self, row: LeasedRow) -> Attempt:
+    def start(self, row: LeasedRow, kind: Kind) -> Attempt:
         """Start a row's attempt on a reserved seat; see ``Seats.take``."""
         if row.rescued:
             self.rescued_count += 1
             _log.warning("settlement_rescued", event_id=row.event_id, attempts=row.attempts)
-        work = _Work(row, Attempt())
+        work = _Work(row, kind, Attempt())
         self._waiting.put(work)
-        self._reserved -= 1
         self._under_way.add(work)
         self._latest[row.event_id] = work.attempt
         return work.attempt
@@ -263,14 +277,20 @@ class SettlementForwarder:
         self._settle(work, None)
 
     def _settle(self, work: _Work, standing: Standing | None) -> None:
-        self._under_way.discard(work)
+        if work in self._under_way:
+            self._under_way.remove(work)
+            self._seats[work.kind] -= 1
         if self._latest.get(work.row.event_id) is work.attempt:
             del self._latest[work.row.event_id]
         work.attempt.resolve(standing)
         self._tell_who_missed()
 
+    def _free(self, kind: Kind) -> int:
+        share = self.capacity - self.capacity // 4
+        return min(self.room, share - self._seats[kind])
+
     def _tell_who_missed(self) -> None:
-        if self._missed and self.room:
+        if self._missed and self.claim_max:
             self._missed = False
             self.when_roomy()
 

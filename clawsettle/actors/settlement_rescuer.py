@@ -110,12 +110,10 @@ class SettlementRescuer:
         return rows
 
     async def _claim(self) -> bool:
-        # Half of the room: new events must find seats while this claim is under way.
-        half = (self.forwarder.room + 1) // 2
-        with self.forwarder.reserve(min(self.batch_max, half)) as seats:
-            most = seats.count
+        most = min(self.batch_max, self.forwarder.claim_max)
+        with self.forwarder.reserve(most, "backlog") as seats:
             if not most:
-                return False
+                return False  # whoever makes room rings
             rows = await self.outbox.claim_due(most)
             seats.take(rows)
         return len(rows) == most

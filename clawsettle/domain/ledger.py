@@ -356,9 +356,8 @@ def _credited(account: Account, delta_minor: int, now: datetime) -> Account:
             code="BALANCE_LIMIT_EXCEEDED",
             details={"account_id": account.account_id, "bucket": str(Bucket.AVAILABLE)},
         )
-    return evolve(
-        account, balances={**account.balances, Bucket.AVAILABLE: available}, updated_at=now
-    )
+    balances = {**account.balances, Bucket.AVAILABLE: available}
+    return Account(account.account_id, account.kind, account.did, balances, account.created_at, now)
 
 
 def _event_metadata(

@@ -56,8 +56,9 @@ async def serve_http(
     Starts with the bound port (``port`` 0 takes a free one). Returns as soon as the last request
     is answered, ``drain_s`` seconds after ``stop`` at the latest; handlers still at work then are
     cancelled and their clients see the connection end. A connection without a request ends after
-    ``keep_alive_s``, or a tenth of that later; one whose client takes no 64 KiB within ``stall_s`` ends too; more than
-    ``connection_max`` are closed unanswered, so that files stay free for the database.
+    ``keep_alive_s``, or a tenth of that later; one whose client takes no 64 KiB within ``stall_s``
+    ends too; more than ``connection_max`` are closed unanswered, so that files stay free for the
+    database.
 
     ``app`` gets ``http`` scopes of HTTP/1.x only: no lifespan, no WebSocket. Requests that are not
     HTTP are answered 400, 431 or 505 without a body and without the application's headers.

@@ -4,11 +4,13 @@
 -- $1 text[] states, of dead and discarded   $2 timestamptz, $3 text instant and event id where the
 -- page before ended (both null: from the start)   $4 integer most rows
 SELECT
-    o.event_id, e.event_type, o.payload, o.state, o.attempts, o.last_error_message,
-    o.last_error_code, o.blame, o.ledger_status, o.created_at, o.last_attempted_at, o.updated_at
+    listed.event_id, (SELECT event_type FROM stripe_event AS e WHERE e.event_id = listed.event_id),
+    listed.payload, listed.state, listed.attempts, listed.last_error_message,
+    listed.last_error_code, listed.blame, listed.ledger_status, listed.created_at,
+    listed.last_attempted_at, listed.updated_at
 FROM unnest($1::text[]) AS wanted (state)
 CROSS JOIN LATERAL (
-    SELECT s.event_id
+    SELECT *
     FROM settlement_outbox AS s
     WHERE s.state = wanted.state
       AND s.state IN ('dead', 'discarded')
@@ -17,9 +19,7 @@ CROSS JOIN LATERAL (
     ORDER BY s.updated_at DESC, s.event_id DESC
     LIMIT $4
 ) AS listed
-JOIN settlement_outbox AS o USING (event_id)
-JOIN stripe_event AS e USING (event_id)
-ORDER BY o.updated_at DESC, o.event_id DESC
+ORDER BY listed.updated_at DESC, listed.event_id DESC
 LIMIT $4;
 
 -- name: find

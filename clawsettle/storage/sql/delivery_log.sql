@@ -20,10 +20,10 @@ ON CONFLICT (delivery_id) DO NOTHING;
 -- Delete the oldest deliveries past their retention, at most so many at a time.
 -- $1 integer retention in days   $2 integer most rows
 DELETE FROM webhook_delivery_log
-WHERE delivery_id IN (
+WHERE delivery_id = ANY (ARRAY(
     SELECT delivery_id FROM webhook_delivery_log
     WHERE received_at < now() - $1::integer * interval '1 day'
     ORDER BY received_at
     LIMIT $2
-)
+))
 RETURNING delivery_id;

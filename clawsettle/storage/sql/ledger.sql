@@ -14,9 +14,14 @@ SELECT seq, event_hash, created_at FROM ledger_tail WHERE one;
 SELECT
     t.version, t.seq, t.event_hash, t.created_at, clock_timestamp() AS now_at,
     (SELECT array_agg(a) FROM ledger_account AS a WHERE a.account_id = ANY ($1::text[])) AS accounts,
-    (SELECT array_agg(s)
+    (SELECT array_agg(s.settlement)
      FROM unnest($2::text[], $3::text[], $4::text[]) AS k (provider, external_payment_id, direction)
-     JOIN ledger_settlement AS s USING (provider, external_payment_id, direction)) AS settlements,
+     CROSS JOIN LATERAL (
+         SELECT n AS settlement FROM ledger_settlement AS n
+         WHERE n.provider = k.provider AND n.external_payment_id = k.external_payment_id
+           AND n.direction = k.direction
+         LIMIT 1
+     ) AS s) AS settlements,
     (SELECT array_agg(i)
      FROM ledger_ingestion AS i WHERE i.idempotency_key = ANY ($5::text[])) AS answers
 FROM ledger_tail AS t
@@ -102,10 +107,12 @@ SELECT version FROM moved;
 -- name: settlements_of_payment
 -- The settlements of one external payment, newest first: at most one a direction.
 -- $1 text provider   $2 text external payment id   $3 text direction (null: any)
-SELECT * FROM ledger_settlement
-WHERE provider = $1 AND external_payment_id = $2 AND ($3::text IS NULL OR direction = $3)
-ORDER BY created_at DESC, settlement_id DESC
-LIMIT 3;
+SELECT * FROM (
+    SELECT * FROM ledger_settlement
+    WHERE provider = $1 AND external_payment_id = $2 AND ($3::text IS NULL OR direction = $3)
+    LIMIT 3
+) AS found
+ORDER BY created_at DESC, settlement_id DESC;
 
 -- name: list_settlements
 -- A page of settlements, newest first, after the cursor's row if there is one. Two walks of which

@@ -16,7 +16,8 @@ RETURNING c.charge_id, c.total_minor;
 UPDATE charge_refund AS c
 SET total_minor = i.total_minor, updated_at = now()
 FROM unnest($1::text[], $2::bigint[]) AS i (charge_id, total_minor)
-WHERE c.charge_id = i.charge_id AND c.total_minor < i.total_minor;
+WHERE c.charge_id = ANY ($1::text[])
+  AND c.charge_id = i.charge_id AND c.total_minor < i.total_minor;
 
 -- name: known_events
 -- Which of these events are in the inbox already, and not as quarantined.
@@ -69,9 +70,12 @@ FROM recorded AS r LEFT JOIN queued AS q USING (event_id);
 -- name: recall
 -- The rows that this very recording made in a try whose answer was lost: they have its tokens.
 -- $1 text[] event ids   $2 bigint[] the lease tokens they were to get
-SELECT o.event_id, o.payload, o.state, o.attempts, o.due_at, o.lease_token
-FROM unnest($1::text[], $2::bigint[]) AS i (event_id, lease_token)
-JOIN settlement_outbox AS o USING (event_id, lease_token);
+SELECT
+    o.event_id, o.payload, o.state, o.attempts, 0::double precision AS age_s, o.due_at,
+    o.lease_token
+FROM settlement_outbox AS o
+JOIN unnest($1::text[], $2::bigint[]) AS i (event_id, lease_token) USING (event_id, lease_token)
+WHERE o.event_id = ANY ($1::text[]);
 
 -- name: look
 -- What is known of these events, with their outbox rows where they have one.
@@ -80,7 +84,10 @@ SELECT
     e.event_id, e.event_type, e.body_sha256, e.disposition, o.state, o.attempts, o.due_at,
     o.due_at <= now() AS due, o.lease_token IS NOT NULL AS leased,
     o.opened_at > o.created_at AS requeued, o.ledger_status, o.settlement_id
-FROM stripe_event AS e LEFT JOIN settlement_outbox AS o USING (event_id)
+FROM stripe_event AS e
+LEFT JOIN LATERAL (
+    SELECT * FROM settlement_outbox WHERE event_id = e.event_id LIMIT 1
+) AS o ON true
 WHERE e.event_id = ANY ($1::text[]);
 
 -- name: claim
@@ -105,12 +112,11 @@ SET lease_token = nextval('lease_token'),
     attempts = o.attempts + 1,
     last_attempted_at = now(),
     updated_at = now()
-FROM claimable
-WHERE o.event_id = claimable.event_id
+WHERE o.event_id = ANY (ARRAY(SELECT event_id FROM claimable))
 RETURNING
     o.event_id, o.payload, o.state, o.attempts,
-    extract(epoch FROM now() - o.opened_at)::double precision AS age_s,
-    o.due_at, o.lease_token, claimable.rescued;
+    extract(epoch FROM now() - o.opened_at)::double precision AS age_s, o.due_at, o.lease_token,
+    o.event_id = ANY (ARRAY(SELECT event_id FROM claimable WHERE rescued)) AS rescued;
 
 -- name: claim_due
 -- Lease the rows that are due, longest due first: waiting ones whose time has come, and those whose
@@ -131,12 +137,11 @@ SET lease_token = nextval('lease_token'),
     attempts = o.attempts + 1,
     last_attempted_at = now(),
     updated_at = now()
-FROM due
-WHERE o.event_id = due.event_id
+WHERE o.event_id = ANY (ARRAY(SELECT event_id FROM due))
 RETURNING
     o.event_id, o.payload, o.state, o.attempts,
-    extract(epoch FROM now() - o.opened_at)::double precision AS age_s,
-    o.due_at, o.lease_token, due.rescued;
+    extract(epoch FROM now() - o.opened_at)::double precision AS age_s, o.due_at, o.lease_token,
+    o.event_id = ANY (ARRAY(SELECT event_id FROM due WHERE rescued)) AS rescued;
 
 -- name: finish
 -- Record what attempts came to and give up their leases. A row whose lease is no longer the
@@ -166,7 +171,8 @@ FROM relaxed CROSS JOIN unnest(
     event_id, lease_token, state, retry_in_s, ledger_status, settlement_id, error_code,
     error_message, blame
 )
-WHERE o.event_id = r.event_id AND o.lease_token = r.lease_token
+WHERE o.event_id = ANY ($1::text[])
+  AND o.event_id = r.event_id AND o.lease_token = r.lease_token
 RETURNING r.lease_token, o.due_at;
 
 -- name: count_due
