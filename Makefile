@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test torture lint lock clean
+.PHONY: help setup run test bench torture lint lock clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -19,9 +19,12 @@ test: .venv/.test ## run every test
 torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes half an hour
 	$(BIN)/python -m tests.torture
 
+bench: .venv/.test ## measure the main path, about 25 minutes; ARGS="--only drain" and the like
+	$(BIN)/python -m bench $(ARGS)
+
 lint: .venv/.test ## style, types and the import rules
-	$(BIN)/ruff format --check clawsettle tests docs
-	$(BIN)/ruff check clawsettle tests docs
+	$(BIN)/ruff format --check clawsettle tests bench docs
+	$(BIN)/ruff check clawsettle tests bench docs
 	$(BIN)/mypy
 	$(BIN)/mypy docs/generate.py
 	$(BIN)/lint-imports --no-logo

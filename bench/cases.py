@@ -201,7 +201,7 @@ async def history(bench: Bench) -> Outcome:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         jobs: dict[str, Job] = {}
-        for name, events in (("empty", 0), ("full", HISTORY_EVENTS)):
+        for name, events in (("without_history", 0), ("with_history", HISTORY_EVENTS)):
             running = await enter(bench.daemon(name))
             account_ids = await open_accounts(running.ledger_url, ACCOUNTS)
             if events:

@@ -96,6 +96,7 @@ async def test_migrate_applies_once(empty_database: str) -> None:
         "applied 0001_webhook_forwarding.sql",
         "applied 0002_ledger.sql",
         "applied 0003_dead_letters.sql",
+        "applied 0004_ledger_version.sql",
     ]
     second = await run("migrate", environ={"DATABASE_URL": empty_database})
     assert second.stdout == "the schema is current\n"

@@ -252,8 +252,8 @@ async def test_committed_acknowledgement_answers_right_after_the_commit(database
             True,
         )
         assert body["next_retry_at"].endswith("Z")
-        await house.open_account()
         await _until_failed(house, "evt_1")
+        await house.open_account()
         again = (await house.deliver(payin("evt_1", "acc_32ca986a"))).json()
         assert (again["deduped"], again["retry_scheduled"]) == (True, True)
         assert await house.retry(event_id="evt_1", force=True) == _counts(1, 1, 0)
