@@ -420,3 +420,51 @@ async def test_closing_ends_the_rescuer_after_its_claim(database_url: str) -> No
                 await supervised.stop()
         assert not supervised.running
         await all_forwarded(on, ["evt_1"])
+
+
+async def test_a_backlog_leaves_seats_for_new_events(database_url: str) -> None:
+    ledger, old = TestLedger(), [f"old_{number}" for number in range(12)]
+    ledger.shut(*old)
+    async with bench(database_url, ledger, capacity=8) as on:
+        await on.add(*old, due_in_s=-60)
+        async with rescue(on):
+            await until(lambda: len(ledger.asked) == 6)
+            await on.add("evt_new")
+            # It is the youngest of all, and at its turn at once.
+            assert await states(await on.send("evt_new")) == ["forwarded"]
+            assert set(ledger.asked) == {*old[:6], "evt_new"}
+            ledger.open()
+            await all_forwarded(on, [*old, "evt_new"])
+
+
+async def test_new_events_leave_seats_for_the_backlog(database_url: str) -> None:
+    ledger, new = TestLedger(), [f"new_{number}" for number in range(6)]
+    ledger.shut(*new)
+    async with bench(database_url, ledger, capacity=8) as on:
+        await on.add(*new, "evt_old")
+        with on.forwarder.reserve(12) as seats:
+            assert seats.count == 6
+            seats.take(await on.outbox.claim(new))
+        async with rescue(on, batch_max=1):
+            with trio.fail_after(5):
+                while "evt_old" not in ledger.asked:  # noqa: ASYNC110
+                    await trio.sleep(0.005)
+            ledger.open()
+            await all_forwarded(on, [*new, "evt_old"])
+
+
+async def test_a_claim_waits_until_a_quarter_of_the_seats_is_free(database_url: str) -> None:
+    ledger, names = TestLedger(), [f"evt_{number}" for number in range(8)]
+    ledger.shut(*names)
+    async with bench(database_url, ledger, capacity=8) as on:
+        await on.add(*names, due_in_s=-1)
+        async with rescue(on):
+            await until(lambda: len(ledger.asked) == 6)
+            ledger.open("evt_0")
+            await until(lambda: on.forwarder.room == 3)
+            await wait_all_tasks_blocked(0.05)
+            assert len(ledger.asked) == 6
+            ledger.open("evt_1")
+            await until(lambda: len(ledger.asked) == 8)
+            ledger.open()
+            await all_forwarded(on, names)
