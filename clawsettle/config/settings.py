@@ -134,7 +134,7 @@ class ForwardingSettings:
     age_max_s: int = whole(302_400, 1, 31_536_000, "seconds")
     retry_budget_s: float = seconds(20.0, 0.01, 600)
     poll_s: float = seconds(2.0, 0.01, 3600)
-    in_flight_max: int = whole(32, 1, 10_000, "attempts")
+    in_flight_max: int = whole(64, 1, 10_000, "attempts")
     mailbox_max: int = whole(2000, 1, 1_000_000, "messages")
 
     def __attrs_post_init__(self) -> None:

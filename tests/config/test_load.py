@@ -71,7 +71,7 @@ DEFAULTS = {
     "forwarding.age_max_s": 302_400,
     "forwarding.retry_budget_s": 20.0,
     "forwarding.poll_s": 2.0,
-    "forwarding.in_flight_max": 32,
+    "forwarding.in_flight_max": 64,
     "forwarding.mailbox_max": 2000,
     "ledger.mode": "embedded",
     "ledger.base_url": None,
