@@ -213,25 +213,27 @@ class Connection:
     async def run(self) -> None:
         """Serve until either side ends the connection. Raises: what the application raises."""
         here = self._wire.socket
-        with suppress(OSError):  # gone before it was looked at
+        try:
             client = parse_socket_addr(here.family, here.getpeername())
             server = parse_socket_addr(here.family, here.getsockname())
-            async with trio.open_nursery() as nursery:
-                self._protocol = H11Protocol(
-                    cast("Any", self._exchange),
-                    self._config,
-                    self._context,
-                    cast("Any", _Requests(nursery)),
-                    ConnectionState({}),
-                    False,  # noqa: FBT003 - hypercorn's own signature: no TLS here
-                    client,
-                    server,
-                    self._send,
-                )
-                self._http = _Http11(h11.SERVER, max_incomplete_event_size=HEAD_MAX_BYTES)
-                self._protocol.connection = self._http
-                while data := await self._wire.receive():
-                    await self._protocol.handle(RawData(data))
+        except OSError:
+            return  # gone before it was looked at
+        async with trio.open_nursery() as nursery:
+            self._protocol = H11Protocol(
+                cast("Any", self._exchange),
+                self._config,
+                self._context,
+                cast("Any", _Requests(nursery)),
+                ConnectionState({}),
+                False,  # noqa: FBT003 - hypercorn's own signature: no TLS here
+                client,
+                server,
+                self._send,
+            )
+            self._http = _Http11(h11.SERVER, max_incomplete_event_size=HEAD_MAX_BYTES)
+            self._protocol.connection = self._http
+            while data := await self._wire.receive():
+                await self._protocol.handle(RawData(data))
 
     async def flush(self) -> None:
         """Send what was held back."""

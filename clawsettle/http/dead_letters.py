@@ -16,8 +16,7 @@ from clawsettle.domain.forwarding import Blame
 from clawsettle.domain.instants import iso_instant
 from clawsettle.http.auth import require_settle_admin
 from clawsettle.http.query import (
-    LIMIT_DEFAULT,
-    LIMIT_MAX,
+    PAGE_PARAMETERS,
     read_cursor,
     read_limit,
     read_word,
@@ -69,8 +68,7 @@ class DeadLetterRoutes:
                 parameters=(
                     Parameter("state", "query", "dead (default), discarded or any"),
                     Parameter("kind", "query", "settlement; no other kind yet"),
-                    Parameter("limit", "query", f"1 to {LIMIT_MAX}, default {LIMIT_DEFAULT}"),
-                    Parameter("cursor", "query", "next_cursor of the page before"),
+                    *PAGE_PARAMETERS,
                 ),
                 response_schema={
                     "type": "object",

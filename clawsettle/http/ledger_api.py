@@ -12,8 +12,7 @@ from clawsettle.domain.journal import ChainCheck
 from clawsettle.domain.ledger import OpenAccount
 from clawsettle.domain.settlements import Direction, Status, parse_ingest, parse_key
 from clawsettle.http.query import (
-    LIMIT_DEFAULT,
-    LIMIT_MAX,
+    PAGE_PARAMETERS,
     read_cursor,
     read_limit,
     read_word,
@@ -113,8 +112,7 @@ class LedgerRoutes:
                     Parameter("status", "query", "pending, confirmed, failed or reversed"),
                     Parameter("provider", "query", "only this provider"),
                     direction,
-                    Parameter("limit", "query", f"1 to {LIMIT_MAX}, default {LIMIT_DEFAULT}"),
-                    Parameter("cursor", "query", "next_cursor of the page before"),
+                    *PAGE_PARAMETERS,
                 ),
                 errors=("INVALID_REQUEST", "INVALID_CURSOR"),
             ),

@@ -14,9 +14,15 @@ from typing import TypeVar
 
 from clawsettle.domain.errors import CallerError
 from clawsettle.domain.instants import iso_instant, parse_instant
-from clawsettle.http.routing import Request
+from clawsettle.http.routing import Parameter, Request
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 200
+PAGE_PARAMETERS = (
+    Parameter("limit", "query", f"1 to {LIMIT_MAX}, default {LIMIT_DEFAULT}"),
+    Parameter("cursor", "query", "next_cursor of the page before"),
+)
+"""What every list route takes."""
+
 _LEADING_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,18})")
 W = TypeVar("W", bound=StrEnum)
 

@@ -73,15 +73,15 @@ def build_app(routes: Iterable[Route], *, surface: Surface) -> QuartTrio:
     # The body never reaches Quart, and a large answer to a slow reader is the server's concern.
     app.config["MAX_CONTENT_LENGTH"] = app.config["RESPONSE_TIMEOUT"] = None
 
+    dispatcher = _Dispatcher(surface, RouteTable(routes))
+
     async def answer() -> quart.Response:
-        carried: _Carried = cast("Scope", quart.request.scope)[_CARRIED]
-        reply = await carried.dispatcher.answer(carried)
+        reply = await dispatcher.answer(cast("Scope", quart.request.scope)[_CARRIED])
         return quart.Response(reply.body, status=reply.status, headers=_headers(reply, surface))
 
     # A before-request function that answers is the last word: Quart's routing is skipped.
     app.before_request(answer)
     # Quart's own way to put a layer around an application; its types name every kind of message.
-    dispatcher = _Dispatcher(surface, RouteTable(routes))
     frame: Any = _Frame(cast("AsgiApp", app.asgi_app), dispatcher)
     app.asgi_app = frame  # type: ignore[method-assign]
     return app
@@ -91,7 +91,6 @@ def build_app(routes: Iterable[Route], *, surface: Surface) -> QuartTrio:
 class _Carried:
     """One request on its way to its handler: its head, its route, and where its body comes from."""
 
-    dispatcher: "_Dispatcher"
     request: Request
     match: Match | None
     receive: Receive
@@ -106,7 +105,7 @@ class _Dispatcher:
 
     def carry(self, scope: Scope, receive: Receive) -> _Carried:
         request = _request(scope)
-        return _Carried(self, request, self.routes.find(request.method, request.path), receive)
+        return _Carried(request, self.routes.find(request.method, request.path), receive)
 
     async def answer(self, carried: _Carried) -> Reply:
         request, match = carried.request, carried.match
@@ -141,6 +140,9 @@ class _Dispatcher:
         with trio.move_on_after(self.surface.body_timeout_s):
             while max(size, len(data)) <= self.surface.body_max_bytes:
                 message = await receive()
+                if message["type"] != "http.request":
+                    # What came is no request, even where it reads like one. Nobody is told.
+                    raise CallerError("the connection ended within the body")
                 data += message.get("body", b"")
                 if not message.get("more_body", False):
                     return bytes(data)
