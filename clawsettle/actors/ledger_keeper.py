@@ -14,9 +14,10 @@ import structlog
 from attrs import define, field
 
 from clawsettle.actors.mailbox import Ask, Mailbox
+from clawsettle.domain.book import Answer, Book
 from clawsettle.domain.errors import ClawsettleError, StorageError
 from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Refused, Unknown, read_answer
-from clawsettle.domain.ledger import Answer, Book, Command, decide
+from clawsettle.domain.ledger import Command, decide
 from clawsettle.domain.settlements import parse_ingest, parse_key
 from clawsettle.storage.ledger_book import LedgerBook
 

@@ -43,6 +43,7 @@ from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.dead_letters import DeadLetters
 from clawsettle.storage.delivery_log import DeliveryLog
 from clawsettle.storage.ledger_book import LedgerBook
+from clawsettle.storage.ledger_reader import LedgerReader
 from clawsettle.storage.migrate import apply_migrations, check_server
 from clawsettle.storage.settlement_outbox import SettlementOutbox
 
@@ -319,4 +320,6 @@ def _ledger_app(settings: Settings, keeper: LedgerKeeper) -> QuartTrio:
         body_max_bytes=settings.daemon.body_max_bytes,
         request_max=settings.daemon.request_max,
     )
-    return build_app(LedgerRoutes(keeper, keeper.book).routes(), surface=surface)
+    return build_app(
+        LedgerRoutes(keeper, LedgerReader(keeper.book.database)).routes(), surface=surface
+    )

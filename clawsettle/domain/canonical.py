@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_AS_GIVEN = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def canonical_json(value: Mapping[str, object]) -> str:
@@ -12,7 +13,12 @@ def canonical_json(value: Mapping[str, object]) -> str:
 
     Keys whose value is absent must not be in ``value``: an explicit ``null`` is a value.
     """
-    return _ENCODER.encode(value)
+    return _SORTED.encode(value)
+
+
+def compact_json(value: object) -> str:
+    """Render JSON for keeping, with its keys in the order given."""
+    return _AS_GIVEN.encode(value)
 
 
 def sha256_hex(text: str) -> str:

@@ -1,19 +1,24 @@
-"""The ledger's records: accounts, settlements, the hash-chained journal and its postings.
+"""The ledger's records: accounts, the hash-chained journal and its postings.
 
 An event states what happened and is chained to the one before it; its postings say which balances
 moved, and sum to zero. Records are immutable: a change is a new record.
-Source: ledger-api contract sections 2, 3 and 4.
+
+Two hashes chain an event. ``event_hash`` is the contract's. It leaves out the metadata, the id and
+the postings, so ``content_hash`` covers those, with ``event_hash`` and the content hash before it:
+whoever has noted one pair of them can prove everything up to that event.
+Source: ledger-api contract sections 2 and 3.
 """
 
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 
-from attrs import define, field, frozen
+from attrs import frozen
 
+from clawsettle.domain.accounts import INTERNAL_PREFIX
 from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.instants import iso_instant
-from clawsettle.domain.settlements import Direction, EventType, Status
 
 GENESIS_HASH = "0" * 64
 
@@ -32,86 +37,102 @@ class AccountKind(StrEnum):
     """Who an account belongs to; only ``external`` contra accounts may be negative."""
 
     USER = "user"
+    CLEARING = "clearing"
     EXTERNAL = "external"
+
+
+class EventType(StrEnum):
+    """What an event did to the balances."""
+
+    PAYIN_SETTLE = "payin_settle"
+    PAYIN_REVERSE = "payin_reverse"
+    REFUND_REVERSE = "refund_reverse"
+    PAYOUT_SETTLE = "payout_settle"
+    PAYOUT_REVERSE = "payout_reverse"
+    RECEIVABLE_OPEN = "receivable_open"
+    RECEIVABLE_COLLECT = "receivable_collect"
+    TRANSFER = "transfer"
+
+
+ACCOUNT_EFFECT: Mapping[EventType, int] = {
+    EventType.PAYIN_SETTLE: 1,
+    EventType.PAYIN_REVERSE: -1,
+    EventType.REFUND_REVERSE: 1,
+    EventType.PAYOUT_SETTLE: 0,
+    EventType.PAYOUT_REVERSE: 0,
+    EventType.RECEIVABLE_OPEN: 1,
+    EventType.RECEIVABLE_COLLECT: -1,
+    EventType.TRANSFER: -1,
+}
+"""The sign of an event's posting to its ``account_id`` and ``bucket``; 0 is a memo without any.
+
+The other posting is the opposite: to ``to_account_id`` for a transfer, else to a contra account.
+"""
 
 
 @frozen
 class Account:
-    """An account and its balances in minor units; ``did`` is None for contra accounts."""
+    """An account and its balances in minor units.
+
+    A user account has a ``did``, a clearing account a ``domain`` and a ``name``, a contra account
+    neither. ``reserved_minor`` is the sum of the active reservations behind ``held``.
+    """
 
     account_id: str
     kind: AccountKind
     did: str | None
+    domain: str | None
+    name: str | None
     balances: Mapping[Bucket, int]
+    reserved_minor: int
     created_at: datetime
     updated_at: datetime
 
+    @property
+    def total_minor(self) -> int:
+        """Return the sum of the buckets."""
+        return sum(self.balances.values())
+
     def view(self) -> dict[str, object]:
-        """Render the contract's account JSON."""
-        balances = {str(bucket): str(self.balances[bucket]) for bucket in Bucket}
+        """Render the contract's account JSON; a clearing account has a DID nobody can open."""
+        did = self.did if self.domain is None else f"{INTERNAL_PREFIX}clearing:{self.domain}"
+        return {"id": self.account_id, "did": did, **self._state()}
+
+    def clearing_view(self) -> dict[str, object]:
+        """Render the contract's clearing account JSON."""
         return {
             "id": self.account_id,
-            "did": self.did,
-            "balances": {**balances, "total": str(sum(self.balances.values()))},
+            "domain": self.domain,
+            "name": self.name,
+            "isActive": True,
+            **self._state(),
+        }
+
+    def _state(self) -> dict[str, object]:
+        balances = {str(bucket): str(self.balances[bucket]) for bucket in Bucket}
+        return {
+            "balances": {**balances, "total": str(self.total_minor)},
             "createdAt": iso_instant(self.created_at),
             "updatedAt": iso_instant(self.updated_at),
         }
 
 
 @frozen
-class Settlement:
-    """A settlement as recorded; ``latest_event_id`` names its last money event."""
+class Posting:
+    """One leg of an event: how much one bucket of one account moves, in minor units."""
 
-    settlement_id: str
-    provider: str
-    external_payment_id: str
-    direction: Direction
-    status: Status
     account_id: str
-    amount_minor: int
-    currency: str
-    network: str | None
-    rail: str | None
-    metadata: Mapping[str, object] | None
-    provider_created_at: str | None
-    provider_updated_at: str | None
-    settled_at: str | None
-    latest_event_id: str | None
-    created_at: datetime
-    updated_at: datetime
-
-    @property
-    def natural_key(self) -> tuple[str, str, str]:
-        """Return what makes a settlement one of a kind."""
-        return (self.provider, self.external_payment_id, self.direction)
-
-    def view(self) -> dict[str, object]:
-        """Render the contract's settlement JSON; absent fields are left out."""
-        fields = {
-            "id": self.settlement_id,
-            "provider": self.provider,
-            "external_payment_id": self.external_payment_id,
-            "direction": str(self.direction),
-            "status": str(self.status),
-            "account_id": self.account_id,
-            "amount_minor": str(self.amount_minor),
-            "currency": self.currency,
-            "network": self.network,
-            "rail": self.rail,
-            "metadata": self.metadata,
-            "provider_created_at": self.provider_created_at,
-            "provider_updated_at": self.provider_updated_at,
-            "settled_at": self.settled_at,
-            "latest_event_id": self.latest_event_id,
-            "created_at": iso_instant(self.created_at),
-            "updated_at": iso_instant(self.updated_at),
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+    bucket: Bucket
+    delta_minor: int
 
 
 @frozen
 class Event:
-    """One link of the journal; ``seq`` counts without gaps from 1."""
+    """One link of the journal; ``seq`` counts without gaps from 1.
+
+    ``metadata_json`` is kept as the text that was hashed. ``request_hash`` is that of the transfer
+    request behind it, which a repetition of the key is compared with.
+    """
 
     seq: int
     event_id: str
@@ -123,8 +144,17 @@ class Event:
     bucket: Bucket
     previous_hash: str
     event_hash: str
-    metadata: Mapping[str, object]
+    content_hash: str
+    request_hash: str | None
+    metadata_json: str
     created_at: datetime
+    postings: Sequence[Posting]
+
+    @property
+    def metadata(self) -> dict[str, object]:
+        """Return the metadata as it was when it was written."""
+        found: dict[str, object] = json.loads(self.metadata_json)
+        return found
 
     def summary(self) -> dict[str, object]:
         """Render the short form that an ingest answer carries."""
@@ -135,16 +165,21 @@ class Event:
             "created_at": iso_instant(self.created_at),
         }
 
-
-@frozen
-class Posting:
-    """One leg of an event: how much one bucket of one account moves, in minor units."""
-
-    seq: int
-    leg: int
-    account_id: str
-    bucket: Bucket
-    delta_minor: int
+    def view(self) -> dict[str, object]:
+        """Render the contract's event JSON."""
+        return {
+            "id": self.event_id,
+            "idempotencyKey": self.idempotency_key,
+            "eventType": str(self.event_type),
+            "accountId": self.account_id,
+            "toAccountId": self.to_account_id,
+            "amount": str(self.amount_minor),
+            "bucket": str(self.bucket),
+            "previousHash": self.previous_hash,
+            "eventHash": self.event_hash,
+            "metadata": self.metadata,
+            "createdAt": iso_instant(self.created_at),
+        }
 
 
 @frozen
@@ -153,6 +188,7 @@ class Tail:
 
     seq: int
     event_hash: str
+    content_hash: str
     created_at: datetime
 
 
@@ -169,67 +205,28 @@ def event_hash(
 ) -> str:
     """Return an event's chain hash. Source: ledger-api contract section 2.3."""
     return sha256_hex(
-        "|".join(
-            (
-                previous_hash,
-                event_type,
-                account_id,
-                to_account_id or "",
-                str(amount_minor),
-                bucket,
-                idempotency_key,
-                iso_instant(created_at),
-            )
-        )
+        f"{previous_hash}|{event_type}|{account_id}|{to_account_id or ''}|{amount_minor}"
+        f"|{bucket}|{idempotency_key}|{iso_instant(created_at)}"
     )
 
 
-@define
-class ChainCheck:
-    """Walks the journal in order and collects what does not hold; empty errors mean it does.
+def content_hash(
+    previous_content_hash: str,
+    link: str,
+    *,
+    event_id: str,
+    request_hash: str | None,
+    postings: Sequence[Posting],
+    metadata_json: str,
+) -> str:
+    """Return the hash of what ``link``, the event's chain hash, leaves out.
 
-    After a broken link the walk goes on from the stored hash, so one fault is named once.
+    One line a part. An account id is preceded by its length in characters, because an outside
+    party's name is in some of them; the metadata comes last. Source: new.
     """
-
-    tail: Tail = field(factory=lambda: Tail(0, GENESIS_HASH, datetime.min.replace(tzinfo=UTC)))
-    errors: list[str] = field(factory=list)
-    count: int = 0
-
-    def walk(self, events: Iterable[Event]) -> None:
-        """Check the next stretch of the journal."""
-        for event in events:
-            self._check(event)
-            self.tail = Tail(event.seq, event.event_hash, event.created_at)
-            self.count += 1
-
-    def reached(self, known: Tail) -> None:
-        """Check that the walk came to the tail as it was known before: nothing is cut off."""
-        cut_off = self.tail.seq < known.seq
-        replaced = self.tail.seq == known.seq and self.tail.event_hash != known.event_hash
-        if cut_off or replaced:
-            self.errors.append(
-                f"event {known.seq}: is the tail, but the journal does not end in it"
-            )
-
-    def _check(self, event: Event) -> None:
-        if event.seq != self.tail.seq + 1:
-            self.errors.append(f"event {event.seq}: follows event {self.tail.seq}")
-        if event.previous_hash != self.tail.event_hash:
-            self.errors.append(f"event {event.seq}: does not link to the event before it")
-        if event.created_at < self.tail.created_at:
-            self.errors.append(f"event {event.seq}: is older than the event before it")
-        if event.event_hash != _recomputed(event):
-            self.errors.append(f"event {event.seq}: its content does not match its hash")
-
-
-def _recomputed(event: Event) -> str:
-    return event_hash(
-        event.previous_hash,
-        event_type=event.event_type,
-        account_id=event.account_id,
-        to_account_id=event.to_account_id,
-        amount_minor=event.amount_minor,
-        bucket=event.bucket,
-        idempotency_key=event.idempotency_key,
-        created_at=event.created_at,
+    legs = "".join(
+        f"{len(p.account_id)}:{p.account_id}:{p.bucket}:{p.delta_minor}\n" for p in postings
+    )
+    return sha256_hex(
+        f"{previous_content_hash}\n{link}\n{event_id}\n{request_hash or ''}\n{legs}{metadata_json}"
     )

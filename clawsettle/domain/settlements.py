@@ -5,21 +5,27 @@ Money follows facts, not words: a step that would undo money that never moved wr
 Source: ledger-api contract sections 4 and 13 (L6, L8), webhook-forwarding section 14 (W6, W8).
 """
 
-import re
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
-from math import isfinite
 
 from attrs import frozen
 
 from clawsettle.domain.canonical import canonical_json, sha256_hex
 from clawsettle.domain.errors import CallerError
-from clawsettle.domain.money import currency_code, minor_from_digits
-
-TEXT_MAX = 255
-KEY_MAX = 512
-DEPTH_MAX = 100
-_SURROGATE = re.compile("[\ud800-\udfff]")
+from clawsettle.domain.fields import (
+    KEY_MAX,
+    amount,
+    body_object,
+    one_of,
+    optional_object,
+    optional_text,
+    refuse_unstorable,
+    required_text,
+)
+from clawsettle.domain.instants import iso_instant
+from clawsettle.domain.journal import EventType
+from clawsettle.domain.money import currency_code
 
 
 class Direction(StrEnum):
@@ -37,26 +43,6 @@ class Status(StrEnum):
     CONFIRMED = "confirmed"
     FAILED = "failed"
     REVERSED = "reversed"
-
-
-class EventType(StrEnum):
-    """The money events a settlement can write, each at most once."""
-
-    PAYIN_SETTLE = "payin_settle"
-    PAYIN_REVERSE = "payin_reverse"
-    REFUND_REVERSE = "refund_reverse"
-    PAYOUT_SETTLE = "payout_settle"
-    PAYOUT_REVERSE = "payout_reverse"
-
-
-ACCOUNT_EFFECT: Mapping[EventType, int] = {
-    EventType.PAYIN_SETTLE: 1,
-    EventType.PAYIN_REVERSE: -1,
-    EventType.REFUND_REVERSE: 1,
-    EventType.PAYOUT_SETTLE: 0,
-    EventType.PAYOUT_REVERSE: 0,
-}
-"""The sign of an event's posting to the account's available bucket; 0 is a memo."""
 
 
 @frozen
@@ -110,6 +96,66 @@ The same status again is always allowed and changes nothing; what is not listed 
 """
 
 
+NaturalKey = tuple[str, str, str]
+"""Provider, external payment id, direction: what makes a settlement one of a kind."""
+
+
+@frozen
+class Settlement:
+    """A settlement as recorded; ``latest_event_id`` names its last money event.
+
+    ``refund_of`` is the ``external_payment_id`` of the payin that a refund gives back.
+    """
+
+    settlement_id: str
+    provider: str
+    external_payment_id: str
+    direction: Direction
+    status: Status
+    account_id: str
+    amount_minor: int
+    currency: str
+    network: str | None
+    rail: str | None
+    metadata: Mapping[str, object] | None
+    provider_created_at: str | None
+    provider_updated_at: str | None
+    settled_at: str | None
+    refund_of: str | None
+    latest_event_id: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def natural_key(self) -> NaturalKey:
+        """Return what makes a settlement one of a kind."""
+        return (self.provider, self.external_payment_id, self.direction)
+
+    def view(self) -> dict[str, object]:
+        """Render the contract's settlement JSON; absent fields are left out."""
+        fields = {
+            "id": self.settlement_id,
+            "provider": self.provider,
+            "external_payment_id": self.external_payment_id,
+            "direction": str(self.direction),
+            "status": str(self.status),
+            "account_id": self.account_id,
+            "amount_minor": str(self.amount_minor),
+            "currency": self.currency,
+            "network": self.network,
+            "rail": self.rail,
+            "metadata": self.metadata,
+            "provider_created_at": self.provider_created_at,
+            "provider_updated_at": self.provider_updated_at,
+            "settled_at": self.settled_at,
+            "refund_of": self.refund_of,
+            "latest_event_id": self.latest_event_id,
+            "created_at": iso_instant(self.created_at),
+            "updated_at": iso_instant(self.updated_at),
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
 @frozen
 class IngestRequest:
     """A validated, normalised request to record a settlement; amounts in minor units."""
@@ -128,12 +174,23 @@ class IngestRequest:
     provider_created_at: str | None
     provider_updated_at: str | None
     settled_at: str | None
+    refund_of: str | None
     request_hash: str
 
     @property
-    def natural_key(self) -> tuple[str, str, str]:
+    def natural_key(self) -> NaturalKey:
         """Return what makes a settlement one of a kind."""
         return (self.provider, self.external_payment_id, self.direction)
+
+
+_OPTIONAL = (
+    "network",
+    "rail",
+    "provider_created_at",
+    "provider_updated_at",
+    "settled_at",
+    "refund_of",
+)
 
 
 def parse_key(value: str | None) -> str:
@@ -152,95 +209,34 @@ def parse_key(value: str | None) -> str:
 def parse_ingest(key: str, body: object) -> IngestRequest:
     """Validate and normalise an ingest body in the contract's field order.
 
-    Amounts are made canonical first, so ``01000`` and ``1000`` are the same request.
+    Amounts are made canonical first, so ``01000`` and ``1000`` are the same request. The optional
+    ``refund_of`` is ours: the payin a refund gives back, by its ``external_payment_id``.
 
     Raises: CallerError INVALID_REQUEST at the first bad field, and for what no database keeps.
     """
-    if not isinstance(body, dict):
-        raise CallerError("the body is not a JSON object")
+    body = body_object(body)
     fields: dict[str, object] = {
-        "provider": _required(body, "provider"),
-        "external_payment_id": _required(body, "external_payment_id"),
-        "direction": _one_of(body, "direction", Direction),
-        "status": _one_of(body, "status", Status),
-        "account_id": _required(body, "account_id"),
+        "provider": required_text(body, "provider"),
+        "external_payment_id": required_text(body, "external_payment_id"),
+        "direction": one_of(body, "direction", Direction),
+        "status": one_of(body, "status", Status),
+        "account_id": required_text(body, "account_id"),
     }
-    amount = body.get("amount_minor")
-    amount_minor = minor_from_digits(amount.strip()) if isinstance(amount, str) else None
-    if amount_minor is None:
-        raise CallerError("amount_minor must be a digit string from 1 to 2**63-1")
+    amount_minor = amount(body)
     currency = currency_code(body.get("currency"))
     if currency is None:
         raise CallerError("currency must be three letters")
-    metadata = body.get("metadata")
-    if "metadata" in body and not isinstance(metadata, dict):
-        raise CallerError("metadata must be an object")
+    metadata = optional_object(body, "metadata")
     fields |= {"amount_minor": str(amount_minor), "currency": currency, "metadata": metadata}
-    for name in ("network", "rail", "provider_created_at", "provider_updated_at", "settled_at"):
-        fields[name] = _optional(body, name)
+    for name in _OPTIONAL:
+        fields[name] = optional_text(body, name)
+    if fields["refund_of"] is not None and fields["direction"] is not Direction.REFUND:
+        raise CallerError("refund_of belongs to a refund")
     present = {name: value for name, value in fields.items() if value is not None}
     text = canonical_json(present)
-    if _is_suspect(text) and not _is_storable(present):
-        raise CallerError("no U+0000, no lone surrogates, no NaN, no nesting beyond 100 levels")
+    refuse_unstorable(present, text)
     return IngestRequest(
         key=key,
         request_hash=sha256_hex(text),
         **{**fields, "amount_minor": amount_minor},  # type: ignore[arg-type]
     )
-
-
-def _is_suspect(text: str) -> bool:
-    """Whether JSON text could hold what is not storable; the walk that tells is for the few."""
-    return (
-        not text.isascii()
-        or any(word in text for word in ("\\u0000", "NaN", "Infinity"))
-        or text.count("[") + text.count("{") > DEPTH_MAX
-    )
-
-
-def _is_storable(value: object) -> bool:
-    """Whether PostgreSQL keeps it: the port's JSON reader lets nothing else in, a caller might."""
-    level = [value]
-    for _ in range(DEPTH_MAX + 1):
-        if not all(map(_is_storable_alone, level)):
-            return False
-        containers = [item for item in level if isinstance(item, dict | list)]
-        if not containers:
-            return True
-        level = [child for container in containers for child in _children(container)]
-    return False
-
-
-def _is_storable_alone(value: object) -> bool:
-    if isinstance(value, str):
-        return "\0" not in value and not _SURROGATE.search(value)
-    return not isinstance(value, float) or isfinite(value)
-
-
-def _children(container: dict[str, object] | list[object]) -> list[object]:
-    return [*container, *container.values()] if isinstance(container, dict) else container
-
-
-def _required(body: Mapping[str, object], name: str) -> str:
-    value = body.get(name)
-    trimmed = value.strip() if isinstance(value, str) else ""
-    if not 0 < len(trimmed) <= TEXT_MAX:
-        raise CallerError(f"{name} must be a text of 1 to {TEXT_MAX} characters")
-    return trimmed
-
-
-def _optional(body: Mapping[str, object], name: str) -> str | None:
-    value = body.get(name)
-    trimmed = value.strip() if isinstance(value, str) else ""
-    if len(trimmed) > TEXT_MAX:
-        raise CallerError(f"{name} has at most {TEXT_MAX} characters")
-    return trimmed or None
-
-
-def _one_of(
-    body: Mapping[str, object], name: str, words: type[Direction] | type[Status]
-) -> Direction | Status:
-    value = body.get(name)
-    if not isinstance(value, str) or value not in list(words):
-        raise CallerError(f"{name} must be one of {', '.join(words)}")
-    return words(value)

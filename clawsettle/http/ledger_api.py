@@ -8,8 +8,8 @@ from attrs import frozen
 from clawsettle.actors.ledger_keeper import LedgerKeeper
 from clawsettle.domain.accounts import parse_did
 from clawsettle.domain.errors import CallerError, NotFoundError
-from clawsettle.domain.journal import ChainCheck
 from clawsettle.domain.ledger import OpenAccount
+from clawsettle.domain.proof import Proof
 from clawsettle.domain.settlements import Direction, Status, parse_ingest, parse_key
 from clawsettle.http.query import (
     PAGE_PARAMETERS,
@@ -20,9 +20,7 @@ from clawsettle.http.query import (
 )
 from clawsettle.http.routing import Parameter, Reply, Request, Route
 from clawsettle.http.strict_json import parse_json
-from clawsettle.storage.ledger_book import LedgerBook, SettlementFilter
-
-_VERIFY_PAGE = 1000
+from clawsettle.storage.ledger_reader import LedgerReader, SettlementFilter
 
 
 async def _health(_request: Request) -> Reply:
@@ -34,7 +32,7 @@ class LedgerRoutes:
     """The ledger's handlers and what they need."""
 
     keeper: LedgerKeeper
-    book: LedgerBook
+    reader: LedgerReader
 
     def routes(self) -> list[Route]:
         """Return the routes with their descriptions."""
@@ -136,7 +134,7 @@ class LedgerRoutes:
 
     async def account(self, request: Request) -> Reply:
         """Answer the account whose id stands in the path, undecoded."""
-        account = await self.book.account(request.path.rpartition("/")[2])
+        account = await self.reader.account(request.path.rpartition("/")[2])
         if account is None or account.did is None:
             raise NotFoundError("no such account")
         return Reply.json(200, account.view())
@@ -146,7 +144,7 @@ class LedgerRoutes:
         did = request.path.rpartition("/")[2]
         if "did:" not in did:
             raise NotFoundError("no such route")
-        account = await self.book.account_by_did(parse_did(did))
+        account = await self.reader.account_by_did(parse_did(did))
         if account is None:
             raise NotFoundError("no such account")
         return Reply.json(200, account.view())
@@ -161,7 +159,7 @@ class LedgerRoutes:
 
     async def settlements_of_payment(self, request: Request) -> Reply:
         """Answer up to three settlements, one a direction."""
-        found = await self.book.settlements_of_payment(
+        found = await self.reader.settlements_of_payment(
             request.params["provider"],
             request.params["external_payment_id"],
             read_word(request, "direction", Direction),
@@ -180,7 +178,7 @@ class LedgerRoutes:
             direction=read_word(request, "direction", Direction),
         )
         limit, after = read_limit(request), read_cursor(request)
-        found = await self.book.list_settlements(narrow, after=after, limit=limit + 1)
+        found = await self.reader.list_settlements(narrow, after=after, limit=limit + 1)
         body: dict[str, object] = {"settlements": [one.view() for one in found[:limit]]}
         if len(found) > limit:
             last = found[limit - 1]
@@ -189,13 +187,17 @@ class LedgerRoutes:
 
     async def verify(self, _request: Request) -> Reply:
         """Answer whether every link of the journal holds; reads it page by page."""
-        check, known = ChainCheck(), await self.book.tail()
-        while page := await self.book.journal(check.tail.seq, _VERIFY_PAGE):
-            check.walk(page)
-        check.reached(known)
+        proof, known = Proof(), await self.reader.tail()
+        while page := await self.reader.journal(proof.tail.seq):
+            proof.take(page)
+        proof.reached(known)
         return Reply.json(
             200,
-            {"valid": not check.errors, "errors": check.errors, "eventsChecked": check.count},
+            {
+                "valid": not proof.error_count,
+                "errors": proof.errors,
+                "eventsChecked": proof.event_count,
+            },
         )
 
 
