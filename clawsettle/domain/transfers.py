@@ -44,7 +44,9 @@ BUCKETS: Mapping[str, Bucket] = {
 RESERVED_PREFIXES = ("payment_settlement:", "risk_hold:")
 """Keys of the ledger's own events, which no transfer may take."""
 
-_OWN_FIELDS = frozenset({"reservation", "undercut"})
+OWN_FIELDS = frozenset({"spec_v1", "from_bucket", "to_bucket", "reservation", "undercut"})
+"""What only the ledger says in a transfer's metadata."""
+
 _LOCK = "payout:lock:"
 _PAYOUT_PREFIXES = (_LOCK, "payout:finalize:", "payout:rollback:")
 
@@ -225,7 +227,7 @@ def move(draft: Draft, movement: Movement) -> Event:
     Raises: ConflictError INSUFFICIENT_FUNDS or BALANCE_LIMIT_EXCEEDED.
     """
     source, destination = movement.source, movement.destination
-    metadata = {name: value for name, value in movement.metadata.items() if name not in _OWN_FIELDS}
+    metadata = {name: value for name, value in movement.metadata.items() if name not in OWN_FIELDS}
     metadata |= {
         "spec_v1": {
             "currency": movement.currency,
