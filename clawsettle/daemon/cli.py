@@ -10,11 +10,13 @@ from cyclopts import App, Parameter
 
 from clawsettle import __version__
 from clawsettle.daemon.dead_letter_commands import dead_letters_app
+from clawsettle.daemon.ledger_commands import ledger_app
 from clawsettle.daemon.terminal import (
     DEFAULT_STATE_DIR,
     EXIT_FAILED,
     EXIT_USAGE,
     BaseUrlOption,
+    ConfigOption,
     JsonOption,
     StateDirOption,
     fail,
@@ -35,10 +37,7 @@ app = App(
 config_app = App(name="config", help="Look at the configuration.")
 app.command(config_app)
 app.command(dead_letters_app)
-
-ConfigOption = Annotated[
-    Path | None, Parameter(help="The configuration file, such as clawsettle.toml.")
-]
+app.command(ledger_app)
 
 
 def main() -> None:

@@ -197,7 +197,8 @@ def test_what_is_chained_anew_is_judged_by_its_meaning(
     assert twice == [f"line {first_account + 3} (account acc_32ca986a): is there twice"]
     late = errors(*items[:first_account], *items[first_account + 1 :], items[first_account])
     assert late[0].startswith(f"line {last} (account acc_32ca986a): stands where")
-    assert isinstance(event := items[8], Event)
+    event = items[8]
+    assert isinstance(event, Event)
     forged = errors(*items[:8], evolve(event, amount_minor=1), *items[9:])
     assert forged[0] == "line 10 (event 9): its content does not match its hash"
 
