@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clawsettle.domain.proof import BookItem, Note, Proof
     from clawsettle.storage.ledger_reader import LedgerReader
 
-ledger_app = App(name="ledger", help="Prove the embedded ledger's books, and export them.")
+ledger_app = App(name="ledger")
 
 STATEMENT_TIMEOUT_S = 600.0
 PROGRESS_S = 1.0
