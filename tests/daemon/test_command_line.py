@@ -33,6 +33,9 @@ def _config(folder: Path, text: str = "") -> str:
         ("config", "check"),
         ("send",),
         ("dead-letters",),
+        ("ledger",),
+        ("ledger", "verify"),
+        ("ledger", "export"),
     ],
 )
 async def test_help_is_there_for_every_command(words: tuple[str, ...]) -> None:

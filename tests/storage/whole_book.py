@@ -1,6 +1,7 @@
 """A book in which everything that a ledger can write has been written, in a real database."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from clawsettle.domain.accounts import AccountRef, account_ids, clearing_ids
 from clawsettle.domain.ledger import Command, OpenAccount, OpenClearing, decide
@@ -114,4 +115,4 @@ async def write_history(database_url: str, history: Sequence[Command] = HISTORY)
     async with open_database(database_url, pool_max=1) as database:
         book = LedgerBook(database, "USD")
         for command in history:
-            await book.apply([command], lambda known, one=command: decide(known, one))
+            await book.apply([command], partial(decide, command=command))
