@@ -15,6 +15,7 @@ from clawsettle.domain.journal import GENESIS_HASH, Tail
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.ledger_export import open_export
 from tests.daemon.process import command, daemon_process, environment, run
+from tests.storage.books import unguard
 from tests.storage.whole_book import ALICE_ID, BOB_ID, write_history
 
 EVENTS = 26
@@ -84,6 +85,7 @@ async def test_a_changed_row_is_named_first_and_the_code_is_1(
 ) -> None:
     await write_history(database_url)
     async with open_database(database_url) as database:
+        await unguard(database)
         await database.fetch("UPDATE ledger_posting SET delta_minor = 301 WHERE delta_minor = 300")
     failed = await run("ledger", "verify", "--database-url", database_url)
     assert failed.returncode == 1

@@ -529,7 +529,8 @@ async def test_unsigned_requests_cause_no_statement(
     url = postgres.server.dsn_of(database_name)
     async with open_house(url, quiet) as house:
         with trio.fail_after(10):
-            while not (before := len(postgres.statements(database_name))):  # the first poll's
+            # The first poll is over when it is in the log, a file.
+            while not (before := len(postgres.statements(database_name))):  # noqa: ASYNC110
                 await trio.sleep(0.01)
         body = json.dumps(payin("evt_1", "acc_1")).encode()
         for _ in range(20):

@@ -34,6 +34,7 @@ from tests.storage.books import (
     open_book,
     prove,
     reading,
+    unguard,
 )
 from tests.storage.deliveries import held, wait_for_locks
 
@@ -62,7 +63,7 @@ async def test_a_commit_that_fails_half_way_leaves_no_trace(database_url: str) -
         def with_a_stray_posting(loaded: Book) -> list[Result]:
             results = decide_all(loaded, [request("k1")])
             (event,) = loaded.changed.events.values()
-            stray = Posting("acc_nobody", Bucket.AVAILABLE, 5)
+            stray = Posting(ALICE, Bucket.AVAILABLE, 0)
             loaded.changed.events[event.idempotency_key] = evolve(
                 event, postings=(*event.postings, stray)
             )
@@ -70,7 +71,7 @@ async def test_a_commit_that_fails_half_way_leaves_no_trace(database_url: str) -
 
         with pytest.raises(StorageError) as caught:
             await book.apply([request("k1")], with_a_stray_posting)
-        assert caught.value.details["constraint"] == "ledger_posting_account_fk"
+        assert caught.value.details["constraint"] == "ledger_posting_moves"
         assert await prove(book) == []
         assert await available(book, ALICE) == 0
         assert await reading(book).settlements_of_payment("stripe", "pi_1", None) == []
@@ -361,6 +362,7 @@ async def test_the_proof_names_what_does_not_add_up(database_url: str) -> None:
         )
         said = f"account {ALICE}: available is 1001, its postings sum to 1000"
         assert await faults(book.database) == [said]
+        await unguard(book.database)
         await book.database.fetch("UPDATE ledger_posting SET delta_minor = 1001 WHERE leg = 0")
         assert "event 1: its postings do not balance what it says" in await faults(book.database)
 
@@ -388,19 +390,41 @@ async def test_the_database_itself_refuses_a_book_that_cannot_be(database_url: s
         "ledger_event_bucket_known": "UPDATE ledger_event SET bucket = 'A'",
         "ledger_event_link_once": "UPDATE ledger_event SET previous_hash = repeat('0', 64)",
         "ledger_posting_moves": "UPDATE ledger_posting SET delta_minor = 0",
-        "ledger_posting_event_fk": "UPDATE ledger_posting SET seq = seq + 9",
-        "ledger_posting_account_fk": "UPDATE ledger_posting SET account_id = 'acc_nobody'",
+        "ledger_posting_bucket_known": "UPDATE ledger_posting SET bucket = 'A'",
         "ledger_tail_single": "UPDATE ledger_tail SET one = false",
         "ledger_ingestion_settlement_fk": "UPDATE ledger_ingestion SET settlement_id = 'set_none'",
     }
     async with open_book(database_url) as book:
         await open_accounts(book)
         await done(book, request("k1"), request("k2", external_payment_id="pi_2"))
+        await unguard(book.database)
         for constraint, sql in impossible.items():
             with pytest.raises(StorageError) as caught:
                 await book.database.fetch(sql)
             assert caught.value.details["constraint"] == constraint, sql
         assert len(await prove(book)) == 2
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE {} SET account_id = 'x'", "DELETE FROM {}", "TRUNCATE {}"]
+)
+@pytest.mark.parametrize("table", ["ledger_event", "ledger_posting"])
+async def test_the_journal_only_grows(database_url: str, table: str, change: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        await done(book, request("k1"))
+        with pytest.raises(StorageError) as caught:
+            await book.database.fetch(change.format(table))
+        assert caught.value.details["constraint"] == f"{table}_append_only"
+        assert len(await prove(book)) == 1
+
+
+async def test_an_account_is_never_deleted(database_url: str) -> None:
+    async with open_book(database_url) as book:
+        await open_accounts(book)
+        with pytest.raises(StorageError) as caught:
+            await book.database.fetch("DELETE FROM ledger_account")
+        assert caught.value.details["constraint"] == "ledger_account_stays"
 
 
 async def test_two_batches_that_meet_are_decided_one_after_the_other(database_url: str) -> None:
