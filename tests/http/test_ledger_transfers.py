@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from tests.house import House, Json, open_house, settings
 from tests.http.test_ledger_routes import (
@@ -381,3 +382,29 @@ async def test_a_payouts_lock_is_spent_by_one_end_and_no_other(database_url: str
         (second,) = ends.values()
         assert refusal(await transfer(house, second))[:2] == (409, "CONFLICT")
         assert (await balances(house))["H"] == 400
+
+
+async def test_an_admins_move_may_undercut_a_reservation_and_is_told(database_url: str) -> None:
+    async with open_house(database_url, QUIET) as house:
+        await funded(house)
+        await moved(house, "payout:lock:1", ALICE_DID, ALICE_DID, "400", "AH")
+        with capture_logs() as logs:
+            event_id = await moved(house, "drain", ALICE_DID, ALICE_DID, "400", "HA")
+            await moved(house, "drain", ALICE_DID, ALICE_DID, "400", "HA")
+            rollback = order("payout:rollback:1", ALICE_DID, ALICE_DID, "400", "HA")
+            short = await transfer(house, rollback)
+            assert refusal(short)[:2] == (400, "INSUFFICIENT_FUNDS")
+            await moved(house, "restore", ALICE_DID, ALICE_DID, "400", "AH")
+            assert (await transfer(house, rollback)).status_code == 200
+        assert logs == [
+            {
+                "event": "ledger_reservations_undercut",
+                "log_level": "warning",
+                "event_id": event_id,
+                "held": "0",
+                "reserved": "400",
+            }
+        ]
+        found = await event(house, "idempotency/drain")
+        assert found["metadata"]["undercut"] == {"held": "0", "reserved": "400"}
+        assert (await balances(house))["A"] == 1000
