@@ -133,3 +133,8 @@ def test_what_no_ledger_decides_is_named(
 ) -> None:
     forged = chained([forge(event) if event.seq == seq else event for event in journal])
     assert prove(forged)[0].startswith(f"event {seq}: {problem}"), prove(forged)
+
+
+def test_a_reservation_is_spent_once(journal: list[Event]) -> None:
+    forged = chained([*journal[:16], journal[15], *journal[16:]])
+    assert "event 17: cannot do to payout:2 what it says it does" in prove(forged)
