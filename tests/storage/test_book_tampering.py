@@ -1,6 +1,7 @@
 """Whatever is changed behind the ledger's back, a proof names it first."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -319,6 +320,9 @@ async def test_every_column_is_proved_or_said_not_to_be(book_url: str) -> None:
     proved = {(table, column) for table, (_, _, changes) in CHANGES.items() for column in changes}
     assert {(row["table_name"], row["column_name"]) for row in rows} == proved | UNPROVED
     assert not proved & UNPROVED
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "prove-the-books.md").read_text()
+    for table, column in UNPROVED:
+        assert f"`{table}.{column}`" in page
 
 
 async def test_a_note_tells_a_journal_from_one_that_was_written_anew(
