@@ -166,6 +166,10 @@ OTHERS = {
         """UPDATE ledger_event SET created_at = created_at + interval '1 us' WHERE seq = 3""",
         "event 3: has a field that no ledger writes so",
     ),
+    "an infinite instant": (
+        """UPDATE ledger_event SET created_at = 'infinity' WHERE seq = 3""",
+        "event 3: cannot be read: its instant is infinite",
+    ),
     "an empty text for none": (
         """UPDATE ledger_event SET request_hash = '' WHERE seq = 3""",
         "event 3: has a field that no ledger writes so",
@@ -308,6 +312,12 @@ async def test_a_change_is_named_first(change: str, book_url: str) -> None:
     errors = (await prove(book_url)).errors
     assert errors
     assert errors[0].startswith(named), errors
+
+
+async def test_an_instant_that_is_in_no_calendar_is_told(book_url: str) -> None:
+    await tamper(book_url, "UPDATE ledger_event SET created_at = '0044-03-15 BC' WHERE seq = 3")
+    with pytest.raises(StorageError, match="a row after event 0 has an instant before the year 1"):
+        await prove(book_url)
 
 
 async def test_every_column_is_proved_or_said_not_to_be(book_url: str) -> None:
