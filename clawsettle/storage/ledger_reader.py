@@ -136,10 +136,11 @@ class LedgerReader:
         """Return the journal's tail as the writers know it."""
         return read_tail((await self.database.fetch(_SQL["tail"]))[0])
 
-    async def journal(self, after_seq: int, limit: int = PAGE) -> list[Event]:
-        """Return up to ``limit`` events of the journal in order, past ``after_seq``."""
+    async def journal(self, after_seq: int, limit: int = PAGE) -> tuple[list[BookItem], int]:
+        """Return up to ``limit`` events in order, past ``after_seq``, and the last one's number."""
         rows = await self.database.fetch(_SQL["journal_page"], after_seq, limit)
-        return [read_event(row["event"], row["postings"]) for row in rows]
+        last_seq: int = rows[-1]["event"]["seq"] if rows else after_seq
+        return [_EVENTS.item(row) for row in rows], last_seq
 
     async def read_whole(self, visit: Callable[[Sequence[BookItem]], None]) -> None:
         """Show ``visit`` the whole book as of one instant, a page at a time, once.
@@ -194,14 +195,15 @@ async def _fetch(transaction: Transaction, page: _Page, after: object) -> Sequen
         raise StorageError(f"{place} has an instant before the year 1 or after 9999") from error
 
 
+_EVENTS = _Page(
+    "journal_page",
+    "event",
+    0,
+    lambda row: row["event"]["seq"],
+    lambda row: read_event(row["event"], row["postings"]),
+)
 _PAGES = (
-    _Page(
-        "journal_page",
-        "event",
-        0,
-        lambda row: row["event"]["seq"],
-        lambda row: read_event(row["event"], row["postings"]),
-    ),
+    _EVENTS,
     _Page("account_page", "account", "", lambda row: row["account_id"], read_account),
     _Page(
         "reservation_page", "reservation", "", lambda row: row["reservation_id"], read_reservation

@@ -12,7 +12,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from tests.house import House, Json, open_house, settings
+from tests.house import House, Json, open_house, payin, settings
 from tests.http.test_ledger_routes import (
     ALICE,
     AMOUNTS_THAT_ARE_NONE,
@@ -410,3 +410,18 @@ async def test_an_admins_move_may_undercut_a_reservation_and_is_told(database_ur
         found = await event(house, "idempotency/drain")
         assert found["metadata"]["undercut"] == {"held": "0", "reserved": "400"}
         assert (await balances(house))["A"] == 1000
+
+
+async def test_a_row_that_no_ledger_wrote_is_named_and_not_stumbled_over(database_url: str) -> None:
+    async with open_house(database_url) as house:
+        account_id = await house.open_account()
+        for number in (1, 2):
+            await house.deliver(payin(f"evt_{number}", account_id))
+        await unguard(house.database)
+        changed = "UPDATE ledger_event SET event_type = $1 WHERE seq = 2"
+        await house.database.fetch(changed, "gift")
+        answer = await house.ledger.get("/events/verify")
+        assert answer.status_code == 200
+        assert answer.json()["valid"] is False
+        assert answer.json()["errors"][0].startswith("event 2: cannot be read: ")
+        await house.database.fetch(changed, "payin_settle")
