@@ -21,10 +21,14 @@ from rich.table import Table
 
 from clawsettle import __version__
 from tests.torture.kinds import KINDS
+from tests.torture.ledger_round import NAME as LEDGER
+from tests.torture.ledger_round import run_ledger_round
 from tests.torture.round import Result, open_kind_site, run_round
+from tests.torture.site import open_site
 
 _INSIDE = "CLAWSETTLE_TORTURE_NAMESPACE"
 _NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")
+LEDGER_LOAD_S = 30.0
 app = App(help="Kill, cut, stall and fill under load, and check the books after each round.")
 
 
@@ -40,9 +44,10 @@ def torture(
     out: Annotated[Path, Parameter(help="Where the JSON goes.")] = Path(".torture"),
 ) -> None:
     """Run rounds; the exit code is 1 when anything does not hold."""
-    names = kind or list(KINDS)
-    if unknown := set(names) - set(KINDS):
-        sys.exit(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    known = [*KINDS, LEDGER]
+    names = kind or known
+    if unknown := set(names) - set(known):
+        sys.exit(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     skipped = {} if may_mount() else {n: "no mount namespace" for n in names if _needs_disk(n)}
     seed = seed or secrets.token_hex(4)
     print(f"seed {seed}, concurrency {concurrency}, {rounds} rounds of each kind", flush=True)
@@ -73,9 +78,14 @@ async def _run_kind(name: str, rounds: int, seed: str, concurrency: int, out: Pa
     results = []
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         Path(folder).chmod(0o755)
-        async with open_kind_site(name, Path(folder)) as site:
+        opened = open_kind_site(name, Path(folder)) if name in KINDS else open_site(Path(folder))
+        async with opened as site:
             for number in range(1, rounds + 1):
-                result = await run_round(site, name, f"{seed}:{name}:{number}", concurrency)
+                told = f"{seed}:{name}:{number}"
+                if name == LEDGER:
+                    result = await run_ledger_round(site, told, LEDGER_LOAD_S)
+                else:
+                    result = await run_round(site, name, told, concurrency)
                 results.append(result)
                 print(_line(result, number, rounds), flush=True)
                 if result.problems:
@@ -98,7 +108,7 @@ def enter_namespace() -> None:
 
 
 def _needs_disk(name: str) -> bool:
-    return KINDS[name].disk_bytes is not None
+    return name in KINDS and KINDS[name].disk_bytes is not None
 
 
 def _line(result: Result, number: int, rounds: int) -> str:

@@ -37,7 +37,7 @@ async def finish_open_rows(database: Database, within_s: float) -> list[str]:
             await trio.sleep(0.05)
     if rows is None:
         return [f"the database did not answer within {within_s:g} s"]
-    return _named("still open", (str(dict(row)) for row in rows))
+    return named("still open", (str(dict(row)) for row in rows))
 
 
 async def audit(
@@ -60,22 +60,22 @@ async def audit(
         )
     )
     payments = {event_id: one.payment_id for event_id, one in load.sent.items()}
-    problems = _named("not forwarded", (row["event_id"] for row in dead))
-    problems += _named("recorded, but never sent", recorded - payments.keys())
+    problems = named("not forwarded", (row["event_id"] for row in dead))
+    problems += named("recorded, but never sent", recorded - payments.keys())
     for event_ids, said in ((load.acknowledged, "acknowledged"), (recorded, "recorded")):
         for counts, where in ((settled, "settlement"), (journal, "journal event")):
-            problems += _named(
+            problems += named(
                 f"{said}, but without one {where}",
                 (event_id for event_id in event_ids if counts[payments[event_id]] != 1),
             )
     for counts, where in ((settled, "settlements"), (journal, "the journal")):
-        problems += _named(f"twice in {where}", (str(p) for p, n in counts.items() if n > 1))
-        problems += _named(
+        problems += named(f"twice in {where}", (str(p) for p, n in counts.items() if n > 1))
+        problems += named(
             f"not recorded, but in {where}",
             (str(p) for p in counts.keys() - {payments[event_id] for event_id in recorded}),
         )
     due = {one.payment_id: (one.account_id, one.amount_minor) for one in load.sent.values()}
-    problems += _named(
+    problems += named(
         "settled otherwise than sent",
         (
             row["external_payment_id"]
@@ -117,7 +117,8 @@ async def _takeover_s(database: Database, struck_at: datetime) -> float | None:
     return taken_s
 
 
-def _named(fault: str, names: Iterable[str]) -> list[str]:
+def named(fault: str, names: Iterable[str]) -> list[str]:
+    """Return the fault with the first of its names; nothing when there are none."""
     found = sorted(names)
     if not found:
         return []

@@ -10,7 +10,9 @@ import pytest
 
 from tests.daemon.process import environment
 from tests.torture.kinds import KINDS
+from tests.torture.ledger_round import run_ledger_round
 from tests.torture.round import open_kind_site, run_round
+from tests.torture.site import open_site
 
 CONCURRENCY = 64
 HERE = [name for name, kind in KINDS.items() if kind.disk_bytes is None]
@@ -21,6 +23,14 @@ async def test_nothing_acknowledged_is_lost_and_nothing_is_twice(name: str) -> N
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         async with open_kind_site(name, Path(folder)) as site:
             result = await run_round(site, name, f"test:{name}", CONCURRENCY)
+    assert result.problems == []
+    assert result.acknowledged_count >= 300
+
+
+async def test_of_two_daemons_on_one_ledger_one_may_die() -> None:
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        async with open_site(Path(folder)) as site:
+            result = await run_ledger_round(site, "test:ledger", load_s=4)
     assert result.problems == []
     assert result.acknowledged_count >= 300
 
