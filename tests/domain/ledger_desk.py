@@ -25,6 +25,15 @@ def empty_book(*, strict: bool = False) -> Book:
     return Book("USD", AT, Tail(0, GENESIS_HASH, GENESIS_HASH, AT), Records(), strict)
 
 
+def verdict(answer: Answer | ClawsettleError) -> str:
+    """Return what became of a request, as the model says it."""
+    if isinstance(answer, ClawsettleError):
+        return answer.code
+    if answer.undercut is not None:
+        return "undercut"
+    return "created" if answer.created else "repeated"
+
+
 @define
 class Answers:
     """What a caller was told so far: repetitions must tell the same, and holds have ids."""
@@ -35,7 +44,7 @@ class Answers:
     def take(self, asked: Asked, answer: Answer | ClawsettleError) -> str:
         """Return what became of a request; fail if a repetition is answered differently."""
         if isinstance(answer, ClawsettleError):
-            return answer.code
+            return verdict(answer)
         key = asked.key or str(asked.body.get("idempotency_key", ""))
         said = answer.body
         if asked.route is Route.INGEST:
@@ -49,9 +58,7 @@ class Answers:
             key += asked.applied_under + str(asked.body.get("source_loss_event_id", ""))
         if key:
             assert self.first.setdefault((asked.route, key), said) == said
-        if answer.undercut is not None:
-            return "undercut"
-        return "created" if answer.created else "repeated"
+        return verdict(answer)
 
 
 @define
