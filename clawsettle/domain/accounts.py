@@ -6,7 +6,7 @@ Source: ledger-api contract sections 2.2 and 13 (L11, L13, L14).
 import re
 from functools import lru_cache
 
-from attrs import frozen
+from attrs import field, frozen
 
 from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.errors import CallerError
@@ -67,14 +67,14 @@ def _ids(prefix: str, name: str) -> tuple[str, str]:
 
 @frozen
 class AccountRef:
-    """What names an account in a transfer or a hold.
+    """What names an account in a transfer or a hold; equal when they name the same in one way.
 
     ``text`` is the reference as it was sent, trimmed. ``account_ids`` are the ids that the account
     may have, in order. One of ``did`` and ``domain`` says what is opened when there is none; a
     reference by id has neither and opens nothing.
     """
 
-    text: str
+    text: str = field(eq=False)
     account_ids: tuple[str, ...]
     did: str | None = None
     domain: str | None = None

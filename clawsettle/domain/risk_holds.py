@@ -35,6 +35,7 @@ from clawsettle.domain.transfers import (
 )
 
 REASON_MAX = 2000
+_ID_PREFIX = "rsk_"
 _OWN_FIELDS = OWN_FIELDS | {"source_domain", "source_ref", "transfer_kind", "reason"}
 
 
@@ -70,6 +71,9 @@ class ReleaseHold:
 def parse_apply_hold(body: object, *, currency: str) -> ApplyHold:
     """Validate the body in the contract's order; ``currency`` is the book's.
 
+    No key begins like a hold's id, or the event of an apply, ``risk_hold:<key>:apply``, could have
+    the key of a release's, ``risk_hold:<hold id>:release:<key>``.
+
     Raises: CallerError INVALID_REQUEST at the first bad field, UNSUPPORTED_CURRENCY.
     """
     body = body_object(body)
@@ -82,6 +86,8 @@ def parse_apply_hold(body: object, *, currency: str) -> ApplyHold:
     reason = required_text(body, "reason", REASON_MAX)
     metadata = optional_object(body, "metadata") or {}
     refuse_unstorable(metadata, compact_json(metadata))
+    if key.startswith(_ID_PREFIX):
+        raise CallerError(f"keys of {_ID_PREFIX} are the ledger's own")
     return ApplyHold(
         key,
         source_loss_event_id,
@@ -288,7 +294,7 @@ def _same_hold(draft: Draft, hold: RiskHold, request: ApplyHold) -> bool:
 
 def _hold_id(key: str) -> str:
     """Return the id that the hold of an idempotency key always has."""
-    return f"rsk_{UUID(sha256_hex(key)[:32])}"
+    return f"{_ID_PREFIX}{UUID(sha256_hex(key)[:32])}"
 
 
 def _find_hold(draft: Draft, request: ReleaseHold) -> RiskHold:

@@ -206,7 +206,7 @@ def source_account(draft: Draft, side: Side, amount_minor: int) -> Account:
 
     Raises: CallerError INVALID_ACCOUNT, ConflictError INSUFFICIENT_FUNDS.
     """
-    account = draft.find(_ref(side))
+    account = _known(draft, _ref(side))
     if account is None:
         raise ConflictError(
             "the account does not exist, so it does not cover the amount",
@@ -276,21 +276,30 @@ def _ref(side: Side) -> AccountRef:
     return side.ref
 
 
+def _known(draft: Draft, ref: AccountRef) -> Account | None:
+    """Return the account that a reference means; None when it is yet to be opened.
+
+    Raises: CallerError INVALID_ACCOUNT for the id of no account: it opens nothing.
+    """
+    account = draft.find(ref)
+    if account is None and ref.did is None and ref.domain is None:
+        raise CallerError(f"{ref.text} names no account", code="INVALID_ACCOUNT")
+    return account
+
+
 def _accounts(draft: Draft, request: TransferRequest) -> tuple[Account, Account]:
     """Return both accounts, the same object twice when they are one."""
     source_ref, destination_ref = _ref(request.source), _ref(request.destination)
-    source, destination = draft.find(source_ref), draft.find(destination_ref)
-    if destination is None and destination_ref.did is None and destination_ref.domain is None:
-        raise CallerError(f"{destination_ref.text} names no account", code="INVALID_ACCOUNT")
-    same = source_ref == destination_ref or (source is not None and source is destination)
+    known, destination = _known(draft, source_ref), _known(draft, destination_ref)
+    same = known is destination and (known is not None or source_ref == destination_ref)
     if same and request.source.bucket is request.destination.bucket:
         raise CallerError("from and to are the same bucket of the same account")
     source = source_account(draft, request.source, request.amount_minor)
-    if destination is not None or same:
-        return source, destination or source
-    if draft.book.strict:
-        raise NotFoundError("no such account", details={"field": "to.account"})
-    return source, draft.find_or_open(destination_ref)
+    if destination is None:
+        if draft.book.strict:
+            raise NotFoundError("no such account", details={"field": "to.account"})
+        destination = draft.find_or_open(destination_ref)
+    return source, destination
 
 
 def _opened(request: TransferRequest, *, own_move: bool) -> tuple[ReservationKind, str] | None:

@@ -127,7 +127,7 @@ def _known(row: Row) -> Records:
             reservation["reservation_id"]: read_reservation(reservation)
             for reservation in row["reservations"] or ()
         },
-        refunded=dict(zip(links, row["refunded_minor"] or (), strict=True)),
+        refunded=dict(zip(links, map(int, row["refunded_minor"] or ()), strict=True)),
     )
 
 

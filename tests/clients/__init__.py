@@ -21,8 +21,10 @@ class _Connection:
     def ask(self, data: bytes) -> None:
         """Take what the client sends; statements are prepared by name first, then bound."""
         name = data[5:].partition(b"\0")[0]
-        if data.startswith(b"P") and _STORE in data:
-            self._store_name = name
+        if data.startswith(b"P"):
+            self.storing = False
+            if _STORE in data:
+                self._store_name = name
         elif data.startswith(b"B"):
             self.storing = data[5:].split(b"\0")[1] == self._store_name
 

@@ -9,7 +9,8 @@ SELECT seq, event_hash, content_hash, created_at FROM ledger_tail WHERE one;
 -- name: load
 -- The book that a batch is decided on: the tail, and the records that the batch touches (null: none
 -- of them exist), all as of one instant. With a settlement come the payin it refunds and what of that
--- payin is refunded; with a hold its account and reservation.
+-- payin is refunded (numeric: no payin bounds refunds that came before it); with a hold its account
+-- and reservation.
 -- $1 text[] account ids   $2 text[] providers   $3 text[] external payment ids   $4 text[] directions
 -- $5 text[] keys of settlements   $6 text[] keys of events   $7 text[] reservation ids
 -- $8 text[] providers and $9 text[] external payment ids of payins whose refunds count
@@ -41,7 +42,7 @@ WITH settlements AS (
            array_agg(s.refunded_minor) AS refunded_minor
     FROM links AS k
     CROSS JOIN LATERAL (
-        SELECT sum(n.amount_minor)::bigint AS refunded_minor FROM ledger_settlement AS n
+        SELECT sum(n.amount_minor) AS refunded_minor FROM ledger_settlement AS n
         WHERE n.provider = k.provider AND n.refund_of = k.payin
           AND n.direction = 'refund' AND n.status = 'confirmed'
     ) AS s
