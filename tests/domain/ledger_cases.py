@@ -38,6 +38,18 @@ def request(key: str, **changed: object) -> IngestRequest:
     return parse_ingest(key, body(**changed))
 
 
+def refund(name: str, amount_minor: int, **changed: object) -> IngestRequest:
+    """A confirmed refund of Alice's payin pi_1, under an external id of its own."""
+    fields: dict[str, object] = {
+        "external_payment_id": name,
+        "direction": "refund",
+        "amount_minor": str(amount_minor),
+        "refund_of": "pi_1",
+        **changed,
+    }
+    return request(f"{name}:{fields.get('status')}", **fields)
+
+
 def new_book(*dids: str) -> Book:
     """A book on genesis with these DIDs' accounts; Alice's and Bob's unless others are named."""
     book = Book("USD", AT, Tail(0, GENESIS_HASH, GENESIS_HASH, AT), Records())

@@ -377,35 +377,6 @@ async def test_the_journal_is_read_in_stretches(database_url: str) -> None:
         assert pages == [(whole[:2], 2), (whole[2:4], 4), (whole[4:], 5), ([], 5)]
 
 
-async def test_the_database_itself_refuses_a_book_that_cannot_be(database_url: str) -> None:
-    impossible = {
-        "ledger_account_not_negative": "UPDATE ledger_account SET held_minor = -1",
-        "ledger_account_user_has_did": "UPDATE ledger_account SET did = NULL",
-        "ledger_account_clearing_has_domain": "UPDATE ledger_account SET domain = 'd'",
-        "ledger_account_reserved_not_negative": "UPDATE ledger_account SET reserved_minor = -1",
-        "ledger_account_kind_known": "UPDATE ledger_account SET kind = 'bank', did = NULL",
-        "ledger_settlement_amount_positive": "UPDATE ledger_settlement SET amount_minor = 0",
-        "ledger_settlement_status_known": "UPDATE ledger_settlement SET status = 'paid'",
-        "ledger_settlement_direction_known": "UPDATE ledger_settlement SET direction = 'in'",
-        "ledger_event_amount_positive": "UPDATE ledger_event SET amount_minor = 0",
-        "ledger_event_bucket_known": "UPDATE ledger_event SET bucket = 'A'",
-        "ledger_event_link_once": "UPDATE ledger_event SET previous_hash = repeat('0', 64)",
-        "ledger_posting_moves": "UPDATE ledger_posting SET delta_minor = 0",
-        "ledger_posting_bucket_known": "UPDATE ledger_posting SET bucket = 'A'",
-        "ledger_tail_single": "UPDATE ledger_tail SET one = false",
-        "ledger_ingestion_settlement_fk": "UPDATE ledger_ingestion SET settlement_id = 'set_none'",
-    }
-    async with open_book(database_url) as book:
-        await open_accounts(book)
-        await done(book, request("k1"), request("k2", external_payment_id="pi_2"))
-        await unguard(book.database)
-        for constraint, sql in impossible.items():
-            with pytest.raises(StorageError) as caught:
-                await book.database.fetch(sql)
-            assert caught.value.details["constraint"] == constraint, sql
-        assert len(await prove(book)) == 2
-
-
 @pytest.mark.parametrize(
     "change", ["UPDATE {} SET account_id = 'x'", "DELETE FROM {}", "TRUNCATE {}"]
 )
