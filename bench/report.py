@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.cases import BARE, QUART, Figure, Outcome
+from bench.cases import BARE, QUART
+from bench.measurement import Figure, Outcome
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "performance.md"
 _BEGIN, _END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
