@@ -18,7 +18,7 @@ import attrs
 from clawsettle.config import Settings
 from clawsettle.config.keys import EnvName, Key
 from clawsettle.config.sources import catalogue, generic_name
-from clawsettle.domain import forwarding, settlements
+from clawsettle.domain import forwarding, journal, settlements
 
 DOCS = Path(__file__).resolve().parent
 EXAMPLE = DOCS.parent / "clawsettle.toml"
@@ -200,7 +200,7 @@ def _settlement(
     yield "|---|---|---|---|---|"
     for current, asked, step in drawn:
         event = f"`{step.event}`" if step.event else "none"
-        moves = _MOVES[settlements.ACCOUNT_EFFECT[step.event]] if step.event else "unchanged"
+        moves = _MOVES[journal.ACCOUNT_EFFECT[step.event]] if step.event else "unchanged"
         yield f"| {current or 'not recorded'} | {asked} | {step.to} | {event} | {moves} |"
     yield "\nThe status it already has may be asked for again: that changes nothing (`deduped`)."
 

@@ -21,7 +21,7 @@ from clawsettle.config import (
 from clawsettle.daemon.composition import Parts, assemble
 from clawsettle.sandbox.stripe_events import EventPlan, signature_header, stripe_event
 from clawsettle.storage.bridge import Database, open_database
-from clawsettle.storage.ledger_book import LedgerBook
+from tests.storage.books import faults
 
 SECRET = "whsec_house"
 ADMIN = {"authorization": "Bearer settle_house"}
@@ -97,14 +97,8 @@ class House:
         return rows[0]
 
     async def check_books(self) -> None:
-        """Assert what must hold after every test: see DESIGN's standing invariants."""
-        verified = (await self.ledger.get("/events/verify")).json()
-        assert verified["errors"] == []
-        assert await LedgerBook(self.database, "USD").imbalances() == []
-        negative = await self.database.fetch(
-            "SELECT account_id FROM ledger_account WHERE kind = 'user' AND available_minor < 0"
-        )
-        assert negative == []
+        """Assert what must hold after every test: the whole book follows from its journal."""
+        assert await faults(self.database) == []
 
 
 @asynccontextmanager

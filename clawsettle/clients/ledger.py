@@ -79,7 +79,7 @@ class HttpLedger:
                     "idempotency-key": settlement.key,
                 },
                 # What is no Unicode is sent as it is: the ledger's no is better than an exception.
-                canonical_json(settlement.payload).encode(errors="surrogatepass"),
+                canonical_json(_wire_payload(settlement)).encode(errors="surrogatepass"),
             )
         except NoAnswer as error:
             return Unknown(f"no answer from the ledger: {error.message}", error.status)
@@ -88,3 +88,8 @@ class HttpLedger:
         except orjson.JSONDecodeError:
             body = None
         return read_answer(settlement, answer.status, body)
+
+
+def _wire_payload(settlement: Forwardable) -> dict[str, object]:
+    """Return the contract's payload; the link to a payin is known to the embedded ledger alone."""
+    return {name: value for name, value in settlement.payload.items() if name != "refund_of"}

@@ -4,6 +4,7 @@ Source: ledger-api contract sections 2.2 and 13 (L11, L13, L14).
 """
 
 import re
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -79,6 +80,7 @@ class AccountRef:
     domain: str | None = None
 
 
+@lru_cache(maxsize=4096)  # callers name the same accounts again and again
 def account_ref(text: str) -> AccountRef | None:
     """Return the account that ``text`` means; None when it is no reference.
 

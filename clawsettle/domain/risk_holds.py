@@ -5,7 +5,9 @@ others; the source loss event is as unique as the key.
 Source: ledger-api contract sections 9 and 13 (L13, L15, L16, L20).
 """
 
+import json
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -23,9 +25,17 @@ from clawsettle.domain.fields import (
     required_text,
 )
 from clawsettle.domain.journal import Event
-from clawsettle.domain.transfers import Movement, Side, move, require_currency, source_account
+from clawsettle.domain.transfers import (
+    OWN_FIELDS,
+    Movement,
+    Side,
+    move,
+    require_currency,
+    source_account,
+)
 
 REASON_MAX = 2000
+_OWN_FIELDS = OWN_FIELDS | {"source_domain", "source_ref", "transfer_kind", "reason"}
 
 
 @frozen
@@ -212,6 +222,58 @@ def release_hold(draft: Draft, request: ReleaseHold) -> Answer:
     )
     draft.fresh.holds[hold.hold_id] = released
     return _answer(released, replay=False)
+
+
+def applied_hash(hold: RiskHold) -> str:
+    """Return the hash of what a hold was when it was applied; ``applied_hash_of`` tells the same.
+
+    The caller's metadata counts but for the names that are the ledger's own in the event.
+    """
+    metadata = {name: value for name, value in hold.metadata.items() if name not in _OWN_FIELDS}
+    return _applied_hash(
+        hold_id=hold.hold_id,
+        key=hold.idempotency_key,
+        source=hold.source_loss_event_id,
+        account_ref=hold.account_ref,
+        account_id=hold.account_id,
+        amount_minor=hold.amount_minor,
+        currency=hold.currency,
+        reason=hold.reason,
+        metadata=metadata,
+        event_id=hold.hold_transfer_event_id,
+        created_at=hold.created_at.isoformat(),
+    )
+
+
+def applied_hash_of(event: Event) -> str:
+    """Return the ``applied_hash`` of the hold that the event of its transfer tells of.
+
+    Raises: AttributeError, LookupError or TypeError when the event tells of none.
+    """
+    key = event.idempotency_key.removeprefix("risk_hold:").removesuffix(":apply")
+    told: Any = event.metadata
+    return _applied_hash(
+        hold_id=_hold_id(key),
+        key=key,
+        source=told["source_ref"],
+        account_ref=told["spec_v1"]["from"]["account"],
+        account_id=event.account_id,
+        amount_minor=event.amount_minor,
+        currency=told["spec_v1"]["currency"],
+        reason=told["reason"],
+        metadata={name: value for name, value in told.items() if name not in _OWN_FIELDS},
+        event_id=event.event_id,
+        created_at=event.created_at.isoformat(),
+    )
+
+
+def release_key(hold_id: str, event: Event) -> str:
+    """Return the idempotency key of the release whose transfer an event is."""
+    return event.idempotency_key.removeprefix(f"risk_hold:{hold_id}:release:")
+
+
+def _applied_hash(**facts: object) -> str:
+    return sha256_hex(json.dumps(facts, sort_keys=True))
 
 
 def _same_hold(draft: Draft, hold: RiskHold, request: ApplyHold) -> bool:

@@ -149,7 +149,8 @@ def map_event(event: StripeEvent, *, currencies: Collection[str]) -> Mapped | No
     """Return the settlement an event stands for; None for a type that is not forwarded.
 
     Amounts become canonical decimal text of minor units, 1 to 2**63-1. A ``currencies`` list
-    bounds what is taken, because a ledger of one currency must not be sent another.
+    bounds what is taken, because a ledger of one currency must not be sent another. A refund names
+    the payin it gives back in ``refund_of``, which is for the embedded ledger.
 
     Raises: EventUnmappable naming the first bad field, in the order id, amount, currency, account.
     """
@@ -189,7 +190,9 @@ def map_event(event: StripeEvent, *, currencies: Collection[str]) -> Mapped | No
     }
     refund = None
     if rule.direction == "refund":
-        refund = RefundTotal(external_id, _short_text(subject.get("payment_intent")), amount_minor)
+        payment_intent = _short_text(subject.get("payment_intent"))
+        refund = RefundTotal(external_id, payment_intent, amount_minor)
+        payload["refund_of"] = payment_intent
     return Mapped({k: v for k, v in payload.items() if v is not None}, refund)
 
 

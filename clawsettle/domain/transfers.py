@@ -44,7 +44,9 @@ BUCKETS: Mapping[str, Bucket] = {
 RESERVED_PREFIXES = ("payment_settlement:", "risk_hold:")
 """Keys of the ledger's own events, which no transfer may take."""
 
-_OWN_FIELDS = frozenset({"reservation", "undercut"})
+OWN_FIELDS = frozenset({"spec_v1", "from_bucket", "to_bucket", "reservation", "undercut"})
+"""What only the ledger says in a transfer's metadata."""
+
 _LOCK = "payout:lock:"
 _PAYOUT_PREFIXES = (_LOCK, "payout:finalize:", "payout:rollback:")
 
@@ -225,7 +227,7 @@ def move(draft: Draft, movement: Movement) -> Event:
     Raises: ConflictError INSUFFICIENT_FUNDS or BALANCE_LIMIT_EXCEEDED.
     """
     source, destination = movement.source, movement.destination
-    metadata = {name: value for name, value in movement.metadata.items() if name not in _OWN_FIELDS}
+    metadata = {name: value for name, value in movement.metadata.items() if name not in OWN_FIELDS}
     metadata |= {
         "spec_v1": {
             "currency": movement.currency,
@@ -277,18 +279,16 @@ def _ref(side: Side) -> AccountRef:
 def _accounts(draft: Draft, request: TransferRequest) -> tuple[Account, Account]:
     """Return both accounts, the same object twice when they are one."""
     source_ref, destination_ref = _ref(request.source), _ref(request.destination)
-    by_id = destination_ref.did is None and destination_ref.domain is None
-    if by_id and draft.find(destination_ref) is None:
+    source, destination = draft.find(source_ref), draft.find(destination_ref)
+    if destination is None and destination_ref.did is None and destination_ref.domain is None:
         raise CallerError(f"{destination_ref.text} names no account", code="INVALID_ACCOUNT")
-    same = source_ref.text == destination_ref.text or (
-        draft.find(source_ref) is not None and draft.find(source_ref) is draft.find(destination_ref)
-    )
+    same = source_ref == destination_ref or (source is not None and source is destination)
     if same and request.source.bucket is request.destination.bucket:
         raise CallerError("from and to are the same bucket of the same account")
     source = source_account(draft, request.source, request.amount_minor)
-    if same:
-        return source, source
-    if draft.book.strict and draft.find(destination_ref) is None:
+    if destination is not None or same:
+        return source, destination or source
+    if draft.book.strict:
         raise NotFoundError("no such account", details={"field": "to.account"})
     return source, draft.find_or_open(destination_ref)
 

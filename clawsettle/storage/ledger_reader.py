@@ -6,8 +6,9 @@ from datetime import datetime
 from attrs import frozen
 
 from clawsettle.domain.book import RiskHold
+from clawsettle.domain.errors import StorageError
 from clawsettle.domain.journal import Account, Bucket, Event, Tail
-from clawsettle.domain.proof import BookItem
+from clawsettle.domain.proof import BookItem, Unreadable
 from clawsettle.domain.settlements import Settlement
 from clawsettle.storage.bridge import Database, Row, Transaction
 from clawsettle.storage.ledger_book import read_tail
@@ -141,32 +142,59 @@ class LedgerReader:
         return [read_event(row["event"], row["postings"]) for row in rows]
 
     async def read_whole(self, visit: Callable[[Sequence[BookItem]], None]) -> None:
-        """Show ``visit`` the whole book as of one instant, a page at a time.
+        """Show ``visit`` the whole book as of one instant, a page at a time, once.
 
         Events come in their order, then accounts, reservations and risk holds by id, and the tail
-        last. ``visit`` runs in the database thread. Writers are not held up.
+        last. ``visit`` runs in the database thread. Writers are not held up. Unlike other reading
+        it is not begun again when the connection breaks: what was shown cannot be taken back.
         """
+        shown = False
 
         async def work(transaction: Transaction) -> None:
+            nonlocal shown
+            if shown:
+                raise StorageError("the connection broke off midway: begin again")
             await transaction.script("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            for name, start, read, key in _PAGES:
-                after = start
-                while rows := await transaction.fetch(_SQL[name], after, PAGE):
-                    visit([read(row) for row in rows])
-                    after = key(rows[-1])
-            visit([read_tail((await transaction.fetch(_SQL["tail"]))[0])])
+            for page in _PAGES:
+                after = page.start
+                while rows := await transaction.fetch(_SQL[page.query], after, PAGE):
+                    shown = True
+                    visit([page.item(row) for row in rows])
+                    after = page.key(rows[-1])
+            visit([read_tail(row) for row in await transaction.fetch(_SQL["tail"])])
 
         await self.database.transaction(work)
 
 
-_PAGES: tuple[tuple[str, object, Callable[[Row], BookItem], Callable[[Row], object]], ...] = (
-    (
+@frozen
+class _Page:
+    """How a table is walked by its key: the query, where to begin, and what its rows are."""
+
+    query: str
+    record: str
+    start: object
+    key: Callable[[Row], object]
+    read: Callable[[Row], BookItem]
+
+    def item(self, row: Row) -> BookItem:
+        """Return the record of a row; Unreadable for a row that no ledger has written."""
+        try:
+            return self.read(row)
+        except (RecursionError, TypeError, ValueError) as error:
+            return Unreadable(f"{self.record} {self.key(row)}", f"cannot be read: {error}")
+
+
+_PAGES = (
+    _Page(
         "journal_page",
+        "event",
         0,
-        lambda row: read_event(row["event"], row["postings"]),
         lambda row: row["event"]["seq"],
+        lambda row: read_event(row["event"], row["postings"]),
     ),
-    ("account_page", "", read_account, lambda row: row["account_id"]),
-    ("reservation_page", "", read_reservation, lambda row: row["reservation_id"]),
-    ("hold_page", "", read_hold, lambda row: row["hold_id"]),
+    _Page("account_page", "account", "", lambda row: row["account_id"], read_account),
+    _Page(
+        "reservation_page", "reservation", "", lambda row: row["reservation_id"], read_reservation
+    ),
+    _Page("hold_page", "hold", "", lambda row: row["hold_id"], read_hold),
 )

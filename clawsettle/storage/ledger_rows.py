@@ -1,7 +1,7 @@
 """The ledger's records as rows, and back: one pair of functions a table, columns in its order."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from clawsettle.domain.book import Reservation, ReservationKind, RiskHold, StoredAnswer
@@ -144,7 +144,13 @@ def event_row(event: Event) -> Columns:
 
 
 def read_event(row: Row, postings: Sequence[Row] = ()) -> Event:
-    """Return the event of a row and the rows of its postings."""
+    """Return the event of a row and the rows of its postings, in their order.
+
+    Raises: ValueError for a word that is none of ours, or legs that are not numbered from 0.
+    """
+    legs = [posting["leg"] for posting in postings]
+    if legs != list(range(len(legs))):
+        raise ValueError(f"its postings are numbered {legs}")
     return Event(
         seq=row["seq"],
         event_id=row["event_id"],
@@ -205,6 +211,17 @@ def read_reservation(row: Row) -> Reservation:
     )
 
 
+def read_metadata(text: str) -> Mapping[str, object]:
+    """Return the metadata that was kept as a text.
+
+    Raises: ValueError for no JSON, TypeError for no object.
+    """
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise TypeError("its metadata is no JSON object")
+    return metadata
+
+
 def hold_row(hold: RiskHold) -> Columns:
     """Return the row of ``ledger_risk_hold``."""
     return (
@@ -237,7 +254,7 @@ def read_hold(row: Row) -> RiskHold:
         amount_minor=row["amount_minor"],
         currency=row["currency"],
         reason=row["reason"],
-        metadata=json.loads(row["metadata"]),
+        metadata=read_metadata(row["metadata"]),
         hold_transfer_event_id=row["hold_transfer_event_id"],
         release_idempotency_key=row["release_idempotency_key"],
         release_transfer_event_id=row["release_transfer_event_id"],

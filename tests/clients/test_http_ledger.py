@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 
 from clawsettle.clients.ledger import HttpLedger
 from clawsettle.domain.forwarding import Accepted, Forwardable, LedgerOutcome, Refused, Unknown
@@ -58,6 +59,16 @@ async def test_the_request_is_what_the_contract_says() -> None:
     assert named["idempotency-key"] == "stripe:event:evt_1"
     assert json.loads(server.bodies[0]) == SENT.payload
     assert "größer".encode() in server.bodies[0]
+
+
+async def test_the_link_from_a_refund_to_its_payin_stays_at_home() -> None:
+    refund = evolve(SENT, payload={**SENT.payload, "refund_of": "pi_1"})
+    async with (
+        faulty(None, [answering(201, json.dumps(OURS).encode())]) as server,
+        ledger_at(server.base_url) as ledger,
+    ):
+        assert await ledger.ingest([refund]) == [Accepted(201, "set_1")]
+    assert json.loads(server.bodies[0]) == SENT.payload
 
 
 async def test_several_settlements_are_answered_in_order() -> None:

@@ -312,8 +312,9 @@ def test_only_the_listed_currencies_are_taken() -> None:
 def test_a_refund_says_its_charge_its_payment_and_its_running_total(
     intent: object, kept: str | None
 ) -> None:
-    refund = mapped("charge.refunded", amount_refunded=700, payment_intent=intent).refund
-    assert refund == RefundTotal("obj_1", kept, 700)
+    told = mapped("charge.refunded", amount_refunded=700, payment_intent=intent)
+    assert told.refund == RefundTotal("obj_1", kept, 700)
+    assert told.payload.get("refund_of") == kept
 
 
 @pytest.mark.parametrize("event_type", sorted(set(FORWARDED_TYPES) - {"charge.refunded"}))
