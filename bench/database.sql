@@ -1,6 +1,6 @@
 -- name: history
 -- Events that were processed long ago, as the daemon would have left them: forwarded, settled,
--- chained by number alone (their hashes are unique but do not verify; nothing here reads them).
+-- chained by number alone (their hashes are unique but do not verify; no writer reads them).
 -- $1 bigint first number   $2 bigint last number   $3 text[] account ids
 WITH n AS MATERIALIZED (
     SELECT
@@ -31,9 +31,9 @@ WITH n AS MATERIALIZED (
 ), events AS (
     INSERT INTO ledger_event
         (seq, event_id, idempotency_key, event_type, account_id, amount_minor, bucket,
-         previous_hash, event_hash, metadata, created_at)
+         previous_hash, event_hash, content_hash, metadata, created_at)
     SELECT g, 'evt_' || left(hash, 32), 'payment_settlement:' || settlement_id, 'payin_settle',
-        account_id, 2500, 'available', previous_hash, hash, rpad('{}', 300), now()
+        account_id, 2500, 'available', previous_hash, hash, hash, rpad('{}', 300), now()
     FROM n
 ), postings AS (
     INSERT INTO ledger_posting (seq, leg, account_id, bucket, delta_minor)
@@ -48,7 +48,8 @@ WITH n AS MATERIALIZED (
     FROM n
 )
 UPDATE ledger_tail
-SET version = version + 1, seq = $2, event_hash = encode(sha256($2::text::bytea), 'hex');
+SET version = version + 1, seq = $2, event_hash = encode(sha256($2::text::bytea), 'hex'),
+    content_hash = encode(sha256($2::text::bytea), 'hex');
 
 -- name: contra_account
 -- The account that history's money came from. $1 bigint minor units that left it

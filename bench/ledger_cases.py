@@ -49,7 +49,7 @@ async def ledger(bench: Bench) -> Outcome:
         figures: list[Figure] = []
         for concurrency in CONCURRENCIES:
             at = {label: evolve(job, concurrency=concurrency) for label, job in jobs.items()}
-            figures += await bench.take_turns(at)
+            figures += await bench.take_turns(at, bench.seconds / 2)
     return Outcome(figures)
 
 
@@ -66,9 +66,9 @@ async def ledger_shares(bench: Bench) -> Outcome:
             name = f"ledger_without_{part or 'nothing'}"
             await stack.enter_async_context(_book(bench, name))
             job = _keeper_job(bench, name, LedgerTraffic("transfers", ACCOUNTS, hot=True))
-            label = f"without {part}" if part else "whole"
+            label = f"transfers, {HOT}, {f'without {part}' if part else 'whole'}"
             jobs[label] = evolve(job, concurrency=BUSY, without=part)
-        whole, *reduced = figures = await bench.take_turns(jobs)
+        whole, *reduced = figures = await bench.take_turns(jobs, bench.seconds / 2)
     facts: dict[str, object] = {}
     for part, figure in zip(parts[1:], reduced, strict=True):
         facts[f"{part}_cost_share"] = round(1 - figure.cost_ratio(whole), 3)
@@ -82,19 +82,24 @@ async def ledger_history(bench: Bench) -> Outcome:
     The ledger itself has written the history, so its rows, tables and indexes are as they would be.
     """
     async with AsyncExitStack() as stack:
-        jobs: dict[str, dict[str, Load]] = {HOT: {}, ALL: {}}
-        for name, events in (("ledger_new", 0), ("ledger_old", HISTORY_EVENTS)):
+        books = {"ledger_new": 0, "ledger_old": HISTORY_EVENTS}
+        for name, count in books.items():
             database = await stack.enter_async_context(_book(bench, name))
-            await _write_history(bench, database, events)
-            for label, hot in ((HOT, True), (ALL, False)):
-                job = _keeper_job(bench, name, LedgerTraffic("transfers", ACCOUNTS, hot))
-                jobs[label][f"{label}, {events:,} transfers before"] = evolve(job, concurrency=BUSY)
-        figures, facts = [], {}
-        for label, pair in jobs.items():
-            new, old = found = await bench.take_turns(pair)
+            await _write_history(bench, database, count)
+        figures: list[Figure] = []
+        facts: dict[str, object] = {}
+        for word, hot in (("hot", True), ("spread", False)):
+            traffic = LedgerTraffic("transfers", ACCOUNTS, hot)
+            jobs: dict[str, Load] = {
+                f"transfers, {HOT if hot else ALL}, {count:,} before": evolve(
+                    _keeper_job(bench, name, traffic), concurrency=BUSY
+                )
+                for name, count in books.items()
+            }
+            new, old = found = await bench.take_turns(jobs, bench.seconds / 2)
             figures += found
-            facts[f"{label}: cost_ratio"] = round(old.cost_ratio(new), 3)
-            facts[f"{label}: rate_ratio"] = round(old.rate_ratio(new), 3)
+            facts[f"{word}_cost_ratio"] = round(old.cost_ratio(new), 3)
+            facts[f"{word}_rate_ratio"] = round(old.rate_ratio(new), 3)
     return Outcome(figures, facts)
 
 

@@ -40,19 +40,22 @@ class Bench:
         """Run one job and say what came of it."""
         result = await load(job)
         self.say(
-            f"  {label:32} c{job.concurrency:<3} {result.rate:7.0f}/s"
+            f"  {label:48} c{job.concurrency:<3} {result.rate:7.0f}/s"
             f"  p50 {result.p50_ms:6.2f}  p99 {result.p99_ms:6.2f} ms"
             f"  cpu {' + '.join(f'{cpu_us:.0f}' for cpu_us in result.cpu_us)} us"
             f"  {result.statuses}"
         )
         return result
 
-    async def take_turns(self, jobs: Mapping[str, Load]) -> "list[Figure]":
-        """Measure jobs one after another, so many rounds of them."""
+    async def take_turns(
+        self, jobs: Mapping[str, Load], seconds: float | None = None
+    ) -> "list[Figure]":
+        """Measure jobs one after another, so many rounds of them; each for ``seconds`` if given."""
+        seconds = seconds or self.seconds
         samples: dict[str, list[Result]] = {name: [] for name in jobs}
         for _ in range(self.rounds):
             for name, job in jobs.items():
-                samples[name].append(await self.measure(name, evolve(job, seconds=self.seconds)))
+                samples[name].append(await self.measure(name, evolve(job, seconds=seconds)))
         return [Figure(name, jobs[name].concurrency, samples[name]) for name in jobs]
 
 
