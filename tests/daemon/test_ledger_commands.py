@@ -14,6 +14,7 @@ import pytest
 from clawsettle.domain.journal import GENESIS_HASH, Tail
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.ledger_export import open_export
+from tests.conftest import Postgres
 from tests.daemon.process import command, daemon_process, environment, run
 from tests.storage.books import unguard
 from tests.storage.whole_book import ALICE_ID, BOB_ID, write_history
@@ -60,6 +61,22 @@ async def test_a_book_is_proved_by_its_database_and_by_its_export(
     assert noted == of_database["tail"]["noted"]
     assert await told("verify", str(file), "--noted", noted) == of_database
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_role_that_may_only_read_is_enough(
+    postgres: Postgres, database_name: str, database_url: str
+) -> None:
+    await write_history(database_url)
+    async with open_database(database_url) as database:
+        await database.fetch("CREATE ROLE auditor LOGIN")
+        await database.fetch("GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor")
+    url = postgres.server.dsn_of(database_name).replace("//postgres@", "//auditor@")
+    try:
+        assert (await told("verify", database_url=url))["event_count"] == EVENTS
+    finally:
+        async with open_database(database_url) as database:
+            await database.fetch("DROP OWNED BY auditor")
+            await database.fetch("DROP ROLE auditor")
 
 
 async def test_people_are_told_what_finance_asks_for(tmp_path: Path, database_url: str) -> None:

@@ -21,6 +21,7 @@ from tests.http.test_ledger_routes import (
     recorded,
     refusal,
 )
+from tests.storage.books import unguard
 
 TRANSFERS = "/v1/transfers"
 ALICE_DID, BOB_DID = "did:key:alice", "did:key:bob"
@@ -356,6 +357,7 @@ async def test_the_journal_is_verified_from_its_first_event(database_url: str) -
         await funded(house)
         await moved(house, "k1", ALICE_DID, BOB_DID)
         assert (await house.ledger.get("/events/verify")).json() == {**nothing, "eventsChecked": 2}
+        await unguard(house.database)
         touched = "UPDATE ledger_event SET metadata = {} WHERE seq = 2"
         await house.database.fetch(touched.format("metadata || ' '"))
         found = (await house.ledger.get("/events/verify")).json()

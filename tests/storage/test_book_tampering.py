@@ -1,6 +1,7 @@
 """Whatever is changed behind the ledger's back, a proof names it first."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +166,10 @@ OTHERS = {
         """UPDATE ledger_event SET created_at = created_at + interval '1 us' WHERE seq = 3""",
         "event 3: has a field that no ledger writes so",
     ),
+    "an infinite instant": (
+        """UPDATE ledger_event SET created_at = 'infinity' WHERE seq = 3""",
+        "event 3: cannot be read: its instant is infinite",
+    ),
     "an empty text for none": (
         """UPDATE ledger_event SET request_hash = '' WHERE seq = 3""",
         "event 3: has a field that no ledger writes so",
@@ -309,6 +314,12 @@ async def test_a_change_is_named_first(change: str, book_url: str) -> None:
     assert errors[0].startswith(named), errors
 
 
+async def test_an_instant_that_is_in_no_calendar_is_told(book_url: str) -> None:
+    await tamper(book_url, "UPDATE ledger_event SET created_at = '0044-03-15 BC' WHERE seq = 3")
+    with pytest.raises(StorageError, match="a row after event 0 has an instant before the year 1"):
+        await prove(book_url)
+
+
 async def test_every_column_is_proved_or_said_not_to_be(book_url: str) -> None:
     async with open_database(book_url, pool_max=1) as database:
         rows = await database.fetch(
@@ -319,6 +330,9 @@ async def test_every_column_is_proved_or_said_not_to_be(book_url: str) -> None:
     proved = {(table, column) for table, (_, _, changes) in CHANGES.items() for column in changes}
     assert {(row["table_name"], row["column_name"]) for row in rows} == proved | UNPROVED
     assert not proved & UNPROVED
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "prove-the-books.md").read_text()
+    for table, column in UNPROVED:
+        assert f"`{table}.{column}`" in page
 
 
 async def test_a_note_tells_a_journal_from_one_that_was_written_anew(

@@ -18,11 +18,17 @@ from clawsettle.domain.errors import ConfigError, StorageError
 from clawsettle.domain.journal import Event
 from clawsettle.domain.ledger import Command
 from clawsettle.domain.proof import BookItem, Proof, Unreadable
-from clawsettle.storage.bridge import open_database
 from clawsettle.storage.ledger_export import ExportWriter, Journal, check_export, open_export
-from clawsettle.storage.ledger_reader import LedgerReader
 from tests.conftest import Postgres
-from tests.storage.whole_book import ALICE, HISTORY, METADATA, held, released, write_history
+from tests.storage.whole_book import (
+    ALICE,
+    HISTORY,
+    METADATA,
+    held,
+    read_book,
+    released,
+    write_history,
+)
 
 # An account, money, and a hold that was released: a line of each kind in a few thousand bytes.
 SMALL = (
@@ -31,16 +37,6 @@ SMALL = (
     held("h1", ALICE, 60, {"é": METADATA["note"]}),
     released("r1", "loss_h1"),
 )
-
-
-async def read_book(database_url: str) -> tuple[list[BookItem], Proof]:
-    items: list[BookItem] = []
-    async with open_database(database_url, pool_max=1) as database:
-        await LedgerReader(database).read_whole(items.extend)
-    proof = Proof()
-    proof.take(items)
-    proof.finish()
-    return items, proof
 
 
 def write_book(items: Sequence[Journal | BookItem]) -> bytes:
@@ -63,7 +59,10 @@ JOURNAL = Journal(1, "USD", datetime(2026, 2, 11, tzinfo=UTC))
 def _export(postgres: Postgres, history: Sequence[Command]) -> tuple[bytes, list[BookItem], Proof]:
     url = postgres.server.dsn_of(postgres.create_database("migrated"))
     trio.run(write_history, url, history)
-    items, proof = trio.run(read_book, url)
+    items = trio.run(read_book, url)
+    proof = Proof()
+    proof.take(items)
+    proof.finish()
     return write_book([JOURNAL, *items]), items, proof
 
 
