@@ -35,7 +35,7 @@ CASES: Mapping[str, Callable[[Bench], Awaitable[Outcome]]] = {
     )
 }
 RESULTS = Path(__file__).parent / "results"
-app = App(name="bench", help="Measure the main path.", backend="trio")
+app = App(name="bench", help="Measure the main path and the ledger.", backend="trio")
 
 
 @app.default
@@ -46,7 +46,7 @@ async def main(
     seconds: Annotated[float, Parameter(help="How long one measurement lasts.")] = 5.0,
     out: Annotated[Path, Parameter(help="Where the dated JSON goes.")] = RESULTS,
 ) -> None:
-    """Run the cases and write their figures to a dated JSON; all of them take about 25 minutes.
+    """Run the cases and write their figures to a dated JSON; all of them take about 40 minutes.
 
     A run of every case also writes the page docs/reference/performance.md.
     """
