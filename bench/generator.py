@@ -1,8 +1,8 @@
 """A closed-loop load generator: one process, one thread, raw sockets, requests made beforehand.
 
 It reads one job as JSON from stdin and prints one result as JSON. Everything that costs time is
-done before the clock starts: events are built and signed, so that what runs during the measurement
-is a send, a receive and a search for the end of the answer.
+done before the clock starts: requests are built and signed, so that what runs during the
+measurement is a send, a receive and a search for the end of the answer.
 """
 
 import hashlib
