@@ -19,7 +19,7 @@ test: .venv/.test ## run every test
 torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes half an hour
 	$(BIN)/python -m tests.torture
 
-bench: .venv/.test ## measure the main path, about 25 minutes; ARGS="--only drain" and the like
+bench: .venv/.test ## measure the main path and the ledger, about 40 minutes; ARGS="--only drain" and the like
 	$(BIN)/python -m bench $(ARGS)
 
 lint: .venv/.test ## style, types and the import rules

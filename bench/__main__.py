@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +14,28 @@ import cattrs
 import trio
 from cyclopts import App, Parameter
 
-from bench.cases import CASES, Bench, Outcome
+from bench.cases import drain, flood, history, memory, open_transaction, throughput
+from bench.ledger_cases import ledger, ledger_history, ledger_shares
+from bench.measurement import Bench, Outcome
 from bench.report import write_page
 from clawsettle.storage.embedded import embedded_postgres
 
+CASES: Mapping[str, Callable[[Bench], Awaitable[Outcome]]] = {
+    case.__name__: case
+    for case in (
+        throughput,
+        flood,
+        drain,
+        history,
+        open_transaction,
+        memory,
+        ledger,
+        ledger_shares,
+        ledger_history,
+    )
+}
 RESULTS = Path(__file__).parent / "results"
-app = App(name="bench", help="Measure the main path.", backend="trio")
+app = App(name="bench", help="Measure the main path and the ledger.", backend="trio")
 
 
 @app.default
@@ -29,7 +46,7 @@ async def main(
     seconds: Annotated[float, Parameter(help="How long one measurement lasts.")] = 5.0,
     out: Annotated[Path, Parameter(help="Where the dated JSON goes.")] = RESULTS,
 ) -> None:
-    """Run the cases and write their figures to a dated JSON; all of them take about 25 minutes.
+    """Run the cases and write their figures to a dated JSON; all of them take about 40 minutes.
 
     A run of every case also writes the page docs/reference/performance.md.
     """

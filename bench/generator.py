@@ -1,8 +1,8 @@
 """A closed-loop load generator: one process, one thread, raw sockets, requests made beforehand.
 
 It reads one job as JSON from stdin and prints one result as JSON. Everything that costs time is
-done before the clock starts: events are built and signed, so that what runs during the measurement
-is a send, a receive and a search for the end of the answer.
+done before the clock starts: requests are built and signed, so that what runs during the
+measurement is a send, a receive and a search for the end of the answer.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from typing import Literal
 import cattrs
 from attrs import define, field, frozen
 
+from bench.ledger_traffic import LedgerTraffic
 from clawsettle.sandbox.stripe_events import EventPlan, stripe_event, stripe_id
 
 EVENT_BYTES = 1700
@@ -38,17 +39,19 @@ class Job:
     """What to send and how.
 
     ``traffic`` is ``distinct`` (each event once), ``replay`` (one event for ever) or ``forged``
-    (distinct events, wrongly signed). ``seconds`` are measured after ``warm_up_s``. With
-    ``requests_max`` the run ends when that many were answered, all of them measured. ``pids`` are
-    processes whose CPU time is told, each with that of its children.
+    (distinct events, wrongly signed); with ``ledger`` it is that instead, to a ledger whose key is
+    ``secret``. ``seconds`` are measured after ``warm_up_s``. With ``requests_max`` the run ends
+    when that many were answered, all of them measured. ``pids`` are processes whose CPU time is
+    told, each with that of its children.
     """
 
     port: int
     concurrency: int
     seconds: float
     secret: str
-    account_ids: Sequence[str]
+    account_ids: Sequence[str] = ()
     traffic: Literal["distinct", "replay", "forged"] = "distinct"
+    ledger: LedgerTraffic | None = None
     warm_up_s: float = 1.0
     requests_max: int | None = None
     pids: Sequence[int] = ()
@@ -72,8 +75,14 @@ class Result:
     closed_count: int
 
 
-def requests_of(job: Job, count: int) -> Iterator[bytes]:
-    """Yield ``count`` whole HTTP requests, signed now."""
+def requests_of(job: Job, count: int) -> list[Iterator[bytes]]:
+    """Return for each client its share of ``count`` whole HTTP requests, signed now."""
+    made = _ledger_requests(job, job.ledger, count) if job.ledger else _events(job, count)
+    requests = list(made)
+    return [iter(requests[client :: job.concurrency]) for client in range(job.concurrency)]
+
+
+def _events(job: Job, count: int) -> Iterator[bytes]:
     template = _event_template()
     timestamp = int(time.time())
     secret = ("whsec_forged" if job.traffic == "forged" else job.secret).encode()
@@ -92,6 +101,19 @@ def requests_of(job: Job, count: int) -> Iterator[bytes]:
             "user-agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\naccept: */*\r\n"
             "content-type: application/json; charset=utf-8\r\ncache-control: no-cache\r\n"
             f"content-length: {len(body)}\r\nstripe-signature: t={timestamp},v1={digest}\r\n\r\n"
+        )
+        yield head.encode() + body
+
+
+def _ledger_requests(job: Job, traffic: LedgerTraffic, count: int) -> Iterator[bytes]:
+    for number in range(count):
+        turn, client = divmod(number, job.concurrency)
+        path, fields = traffic.request(client, turn)
+        body = json.dumps(fields).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{job.port}\r\naccept: */*\r\n"
+            f"authorization: Bearer {job.secret}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
         )
         yield head.encode() + body
 
@@ -116,6 +138,7 @@ class _Connection:
     """One client: it sends its next request when it has the whole answer to the last."""
 
     socket: socket.socket
+    waiting: Iterator[bytes]
     sent_at: float = 0.0
     received: bytes = b""
 
@@ -138,7 +161,7 @@ class _Connection:
 
 
 @define(eq=False)
-class _Clock:
+class Clock:
     """The measured part of a run: it begins once, with the CPU times of that moment."""
 
     pids: Sequence[int]
@@ -147,11 +170,13 @@ class _Clock:
     _own_s: float = 0.0
 
     def begin(self) -> None:
+        """Begin the measured part."""
         self.began_at = time.perf_counter()
         self._cpu_s = [_cpu_s(pid) for pid in self.pids]
         self._own_s = time.process_time()
 
     def end(self, latencies_s: list[float], statuses: dict[str, int], closed_count: int) -> Result:
+        """Return the figures of the measured part, which ends here."""
         seconds = time.perf_counter() - self.began_at
         used = [_cpu_s(pid) - was for pid, was in zip(self.pids, self._cpu_s, strict=True)]
         count = len(latencies_s)
@@ -171,16 +196,16 @@ class _Clock:
 def run(job: Job) -> Result:
     """Drive the load and measure it."""
     most = job.requests_max or int((job.seconds + job.warm_up_s) * RATE_MAX)
-    waiting = iter(list(requests_of(job, most)))
+    clients = requests_of(job, most)
     selector = selectors.DefaultSelector()
     statuses: Counter[str] = Counter()
     latencies_s: list[float] = []
-    clock = _Clock(job.pids)
+    clock = Clock(job.pids)
     begun = time.perf_counter()
     measured_from = begun if job.requests_max else begun + job.warm_up_s
     ends = float("inf") if job.requests_max else measured_from + job.seconds
-    for _ in range(job.concurrency):
-        connection = _Connection(socket.create_connection(("127.0.0.1", job.port)))
+    for waiting in clients:
+        connection = _Connection(socket.create_connection(("127.0.0.1", job.port)), waiting)
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         selector.register(connection.socket, selectors.EVENT_READ, connection)
         if (request := next(waiting, None)) is not None:
@@ -199,7 +224,7 @@ def run(job: Job) -> Result:
                 statuses[status] += 1
                 latencies_s.append(now - connection.sent_at)
             closed_count += not data
-            request = next(waiting, None) if data and now < ends else None
+            request = next(connection.waiting, None) if data and now < ends else None
             if request is None:
                 selector.unregister(connection.socket)
                 connection.socket.close()

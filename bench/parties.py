@@ -13,10 +13,12 @@ import trio
 from attrs import frozen
 
 from bench.generator import Job, Result
+from bench.keeper import KeeperJob
 from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.embedded import EmbeddedServer
 from clawsettle.storage.migrate import apply_migrations
 
+Load = Job | KeeperJob
 SECRET, LEDGER_KEY = "whsec_bench", "ledger_bench"
 _READY_S = 60.0
 
@@ -121,10 +123,10 @@ async def open_accounts(ledger_url: str, count: int) -> list[str]:
     return [ids[number] for number in range(count)]
 
 
-async def load(job: Job) -> Result:
-    """Run a job in a generator of its own process."""
+async def load(job: Load) -> Result:
+    """Run a job in a process of its own: the module that says what it is also runs it."""
     done = await trio.run_process(
-        [sys.executable, "-m", "bench.generator"],
+        [sys.executable, "-m", type(job).__module__],
         stdin=json.dumps(cattrs.unstructure(job)).encode(),
         capture_stdout=True,
     )

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.cases import BARE, QUART, Figure, Outcome
+from bench.cases import BARE, QUART
+from bench.measurement import Figure, Outcome
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "performance.md"
 _BEGIN, _END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
@@ -15,8 +16,16 @@ def write_page(report: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> No
     page = PAGE.read_text()
     before, _, rest = page.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    facts = "\n".join(_facts(outcomes))
-    figures = "\n\n".join([_setting(report), _table(outcomes["throughput"]), facts])
+    figures = "\n\n".join(
+        [
+            _setting(report),
+            _table(outcomes["throughput"]),
+            "\n".join(_facts(outcomes)),
+            "The embedded ledger, each measurement half as long:",
+            _ledger_table(outcomes),
+            "\n".join(_ledger_facts(outcomes)),
+        ]
+    )
     PAGE.write_text(f"{before}{_BEGIN}\n\n{figures}\n\n{_END}{after}")
 
 
@@ -47,6 +56,20 @@ def _table(outcome: Outcome) -> str:
             f"| {figure.name} | {figure.concurrency} | {figure.rate:,.0f} | {' | '.join(ratios)} "
             f"| {figure.p50_ms:.1f} | {figure.p99_ms:.1f} | {_cpu(figure, 0)} | {_cpu(figure, 1)} |"
         )
+    return "\n".join(lines)
+
+
+def _ledger_table(outcomes: Mapping[str, Outcome]) -> str:
+    lines = [
+        "| what | at a time | operations/s | p50 ms | p99 ms | µs | µs PG |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in ("ledger", "ledger_shares", "ledger_history"):
+        lines += [
+            f"| {figure.name} | {figure.concurrency} | {figure.rate:,.0f} "
+            f"| {figure.p50_ms:.1f} | {figure.p99_ms:.1f} | {_cpu(figure, 0)} | {_cpu(figure, 1)} |"
+            for figure in outcomes[name].figures
+        ]
     return "\n".join(lines)
 
 
@@ -82,4 +105,27 @@ def _facts(outcomes: Mapping[str, Outcome]) -> list[str]:
         "- Resident memory after each 20,000 of 200,000 events: {} MB.".format(
             ", ".join(map(str, rss_mb))
         ),
+    ]
+
+
+def _ledger_facts(outcomes: Mapping[str, Outcome]) -> list[str]:
+    shares: Mapping[str, Any] = outcomes["ledger_shares"].facts
+    history: Mapping[str, Any] = outcomes["ledger_history"].facts
+    share = (
+        "- {} cost {:.0%} of a transfer's CPU time: without them there are {:.2f} times as many "
+        "transfers/s (one hot account, in process, 64 at a time)."
+    )
+    old = (
+        "- With 1,000,000 transfers in the book a transfer {} costs {:.2f} times the CPU time of "
+        "one in a new book, at {:.2f} of its rate."
+    )
+    return [
+        share.format(what, shares[f"{part}_cost_share"], shares[f"{part}_rate_ratio"])
+        for part, what in (
+            ("hashes", "Both hashes of the chain, computed, kept and indexed,"),
+            ("postings", "The postings of the double entry"),
+        )
+    ] + [
+        old.format(where, history[f"{word}_cost_ratio"], history[f"{word}_rate_ratio"])
+        for word, where in (("hot", "from one hot account"), ("spread", "between 10,000 accounts"))
     ]
