@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from attrs import define, field, fields, frozen
+from attrs import define, evolve, field, fields, frozen
 
 from clawsettle.domain.accounts import AccountRef
 from clawsettle.domain.canonical import compact_json
@@ -303,15 +303,8 @@ class Draft:
 
     def close_reservation(self, reservation: Reservation, event: Event) -> None:
         """Close an active reservation, whose money ``event`` has taken out of the held bucket."""
-        self.fresh.reservations[reservation.reservation_id] = Reservation(
-            reservation.reservation_id,
-            reservation.kind,
-            reservation.account_id,
-            reservation.amount_minor,
-            reservation.opened_event_id,
-            event.event_id,
-            reservation.opened_at,
-            self.book.now,
+        self.fresh.reservations[reservation.reservation_id] = evolve(
+            reservation, closed_event_id=event.event_id, closed_at=self.book.now
         )
         self._change_reserved(reservation.account_id, -reservation.amount_minor)
 
