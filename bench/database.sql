@@ -7,6 +7,8 @@ WITH n AS MATERIALIZED (
         g, 'evt_old' || lpad(g::text, 18, '0') AS event_id, 'pi_old' || lpad(g::text, 19, '0') AS pi,
         'set_' || md5(g::text) AS settlement_id, encode(sha256(g::text::bytea), 'hex') AS hash,
         encode(sha256((g - 1)::text::bytea), 'hex') AS previous_hash,
+        'evt_' || lpad(to_hex(g), 12, '0') || left(encode(sha256(g::text::bytea), 'hex'), 20)
+            AS ledger_event_id,
         ($3::text[])[1 + g % cardinality($3::text[])] AS account_id
     FROM generate_series($1::bigint, $2::bigint) AS g
 ), inbox AS (
@@ -23,7 +25,7 @@ WITH n AS MATERIALIZED (
         (settlement_id, provider, external_payment_id, direction, status, account_id, amount_minor,
          currency, network, rail, metadata, latest_event_id, created_at, updated_at)
     SELECT settlement_id, 'stripe', pi, 'payin', 'confirmed', account_id, 2500, 'USD', 'stripe',
-        'card', rpad('{}', 120), 'evt_' || left(hash, 32), now(), now()
+        'card', rpad('{}', 120), ledger_event_id, now(), now()
     FROM n
 ), answers AS (
     INSERT INTO ledger_ingestion (idempotency_key, request_hash, settlement_id, answer, created_at)
@@ -31,9 +33,9 @@ WITH n AS MATERIALIZED (
 ), events AS (
     INSERT INTO ledger_event
         (seq, event_id, idempotency_key, event_type, account_id, amount_minor, bucket,
-         previous_hash, event_hash, metadata, created_at)
-    SELECT g, 'evt_' || left(hash, 32), 'payment_settlement:' || settlement_id, 'payin_settle',
-        account_id, 2500, 'available', previous_hash, hash, rpad('{}', 300), now()
+         previous_hash, event_hash, content_hash, metadata, created_at)
+    SELECT g, ledger_event_id, 'payment_settlement:' || settlement_id, 'payin_settle',
+        account_id, 2500, 'available', previous_hash, hash, hash, rpad('{}', 300), now()
     FROM n
 ), postings AS (
     INSERT INTO ledger_posting (seq, leg, account_id, bucket, delta_minor)
@@ -48,7 +50,8 @@ WITH n AS MATERIALIZED (
     FROM n
 )
 UPDATE ledger_tail
-SET version = version + 1, seq = $2, event_hash = encode(sha256($2::text::bytea), 'hex');
+SET version = version + 1, seq = $2, event_hash = encode(sha256($2::text::bytea), 'hex'),
+    content_hash = encode(sha256($2::text::bytea), 'hex');
 
 -- name: contra_account
 -- The account that history's money came from. $1 bigint minor units that left it

@@ -19,10 +19,9 @@ from clawsettle.config import (
     StripeSettings,
 )
 from clawsettle.daemon.composition import Parts, assemble
-from clawsettle.domain.proof import Proof
 from clawsettle.sandbox.stripe_events import EventPlan, signature_header, stripe_event
 from clawsettle.storage.bridge import Database, open_database
-from clawsettle.storage.ledger_reader import LedgerReader
+from tests.storage.books import faults
 
 SECRET = "whsec_house"
 ADMIN = {"authorization": "Bearer settle_house"}
@@ -99,12 +98,7 @@ class House:
 
     async def check_books(self) -> None:
         """Assert what must hold after every test: the whole book follows from its journal."""
-        proof = Proof()
-        await LedgerReader(self.database).read_whole(proof.take)
-        proof.finish()
-        assert proof.errors == []
-        sums = [sum(buckets.values()) for buckets in proof.trial_balance().values()]
-        assert sum(sums) == 0
+        assert await faults(self.database) == []
 
 
 @asynccontextmanager

@@ -123,6 +123,7 @@ class LedgerKeeper:
             for ask in asks:
                 await self._commit_alone(ask)
             return
+        _warn_of_undercuts(results)
         answered = iter(results)
         for ask in asks:
             ask.reply.resolve([next(answered) for _ in ask.request])
@@ -136,7 +137,16 @@ class LedgerKeeper:
             except StorageError as error:
                 _log.exception("ledger_command_refused_by_storage")
                 results.append(error)
+        _warn_of_undercuts(results)
         ask.reply.resolve(results)
+
+
+def _warn_of_undercuts(results: Sequence[Result]) -> None:
+    for result in results:
+        if isinstance(result, Answer) and result.undercut is not None:
+            _log.warning(
+                "ledger_reservations_undercut", event_id=result.body["event_id"], **result.undercut
+            )
 
 
 def _parsed(settlement: Forwardable) -> Command | ClawsettleError:

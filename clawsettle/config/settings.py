@@ -166,10 +166,13 @@ class LedgerSettings:
     admin_keys: tuple[Secret, ...] = secrets(
         EnvName("LEDGER_ADMIN_KEY", "whole"), EnvName("LEDGER_ADMIN_KEYS_JSON", "json")
     )
+    verify_tokens: tuple[Secret, ...] = secrets(EnvName("LEDGER_SETTLEMENT_VERIFY_TOKEN"))
+    risk_keys: tuple[Secret, ...] = secrets(EnvName("LEDGER_RISK_KEY"))
     bind: Address = address("127.0.0.1:8788")
     currency: str = text("USD", "a three-letter upper-case currency code", _is_currency)
     connect_timeout_s: float = seconds(3.0, 0.01, 300)
     batch_max: int = whole(500, 1, 10_000, "requests")
+    strict_accounts: bool = flag(default=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -9,12 +9,12 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from clawsettle import __version__
-from clawsettle.daemon.dead_letter_commands import dead_letters_app
 from clawsettle.daemon.terminal import (
     DEFAULT_STATE_DIR,
     EXIT_FAILED,
     EXIT_USAGE,
     BaseUrlOption,
+    ConfigOption,
     JsonOption,
     StateDirOption,
     fail,
@@ -34,11 +34,17 @@ app = App(
 )
 config_app = App(name="config", help="Look at the configuration.")
 app.command(config_app)
-app.command(dead_letters_app)
-
-ConfigOption = Annotated[
-    Path | None, Parameter(help="The configuration file, such as clawsettle.toml.")
-]
+# By name, so that a command loads only what it needs.
+app.command(
+    "clawsettle.daemon.dead_letter_commands:dead_letters_app",
+    name="dead-letters",
+    help="Look at what no retry can mend, bring it back, or close it.",
+)
+app.command(
+    "clawsettle.daemon.ledger_commands:ledger_app",
+    name="ledger",
+    help="Prove the embedded ledger's books, and export them.",
+)
 
 
 def main() -> None:

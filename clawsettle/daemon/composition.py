@@ -27,11 +27,12 @@ from clawsettle.clients.ledger import HttpLedger, Ledger
 from clawsettle.config import Address, Settings, serving_problems
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
-from clawsettle.http.auth import ledger_guard
+from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_RISK, LEDGER_VERIFY, ledger_guard
 from clawsettle.http.dead_letters import DeadLetterRoutes
 from clawsettle.http.errors import error_status
 from clawsettle.http.forwarding import RetryRoute
-from clawsettle.http.ledger_api import LedgerRoutes
+from clawsettle.http.ledger_api import ledger_routes
+from clawsettle.http.ledger_schemas import SCHEMAS
 from clawsettle.http.openapi import openapi_document
 from clawsettle.http.patience import Patience
 from clawsettle.http.routing import Route
@@ -56,9 +57,16 @@ _LEDGER_VERSION = "1.0.0"
 # Shares of the drain time by which each stage must be over, so that the whole fits into it.
 _WAITING_SHARE, _HTTP_SHARE, _ACTORS_SHARE = 0.5, 0.7, 0.8
 
-SECURITY_SCHEMES: Mapping[str, Mapping[str, object]] = {
-    "settleAdmin": {"type": "http", "scheme": "bearer", "description": "a settle-admin key"},
-    "ledgerAdmin": {"type": "http", "scheme": "bearer", "description": "a ledger admin key"},
+
+def _bearer(description: str) -> Mapping[str, object]:
+    return {"type": "http", "scheme": "bearer", "description": description}
+
+
+SETTLE_SCHEMES = {"settleAdmin": _bearer("one of [admin] keys")}
+LEDGER_SCHEMES = {
+    LEDGER_ADMIN: _bearer("one of [ledger] admin_keys, also as x-admin-key"),
+    LEDGER_VERIFY: _bearer("one of [ledger] verify_tokens, also as x-admin-key"),
+    LEDGER_RISK: _bearer("one of [ledger] risk_keys, also as x-admin-key"),
 }
 
 
@@ -270,7 +278,7 @@ def _ledger(
         if settings.ledger.base_url is not None:
             _log.warning("ledger_base_url_unused", mode="embedded")
         keeper = LedgerKeeper(
-            LedgerBook(database, settings.ledger.currency),
+            LedgerBook(database, settings.ledger.currency, settings.ledger.strict_accounts),
             error_status,
             settings.ledger.batch_max,
             settings.forwarding.mailbox_max,
@@ -305,21 +313,38 @@ def _settle_app(settings: Settings, working: Sequence[Route], readiness: Readine
         title="clawsettle",
         version=__version__,
         description="Stripe events reach a double-entry ledger exactly once.",
-        security_schemes=SECURITY_SCHEMES,
+        security_schemes=SETTLE_SCHEMES,
     )
     return build_app(routes, surface=surface)
 
 
 def _ledger_app(settings: Settings, keeper: LedgerKeeper) -> QuartTrio:
+    ledger = settings.ledger
     surface = Surface(
         service="ledger",
         headers={"x-ledger-version": _LEDGER_VERSION},
         json_type="application/json",
-        guard=ledger_guard(settings.ledger.admin_keys),
+        guard=ledger_guard(
+            {
+                LEDGER_ADMIN: ledger.admin_keys,
+                LEDGER_VERIFY: ledger.verify_tokens,
+                LEDGER_RISK: ledger.risk_keys,
+            }
+        ),
+        guard_codes=("UNAUTHORIZED", "LEDGER_ADMIN_KEY_MISSING"),
         malformed_path_code="INVALID_REQUEST",
         body_max_bytes=settings.daemon.body_max_bytes,
         request_max=settings.daemon.request_max,
     )
-    return build_app(
-        LedgerRoutes(keeper, LedgerReader(keeper.book.database)).routes(), surface=surface
+    document: dict[str, object] = {}
+    routes = ledger_routes(keeper, LedgerReader(keeper.book.database), lambda: document)
+    document |= openapi_document(
+        routes,
+        surface,
+        title="clawsettle's embedded ledger",
+        version=_LEDGER_VERSION,
+        description="Accounts, settlements, transfers and risk holds in a double-entry book.",
+        security_schemes=LEDGER_SCHEMES,
+        schemas=SCHEMAS,
     )
+    return build_app(routes, surface=surface)

@@ -27,9 +27,7 @@ from clawsettle.daemon.terminal import (
 if TYPE_CHECKING:
     from clawsettle.daemon.dead_letters import Action, DeadLetterWindow, Letter
 
-dead_letters_app = App(
-    name="dead-letters", help="Look at what no retry can mend, bring it back, or close it."
-)
+dead_letters_app = App(name="dead-letters")
 
 _COLUMNS = ("id", "state", "blame", "code", "attempts", "dead_at", "reason")
 _DONE = {"requeue": "requeued", "discard": "discarded"}

@@ -59,6 +59,7 @@ async def _run(given: Settings, state_dir: Path) -> None:
                 admin_key=_first(settings.admin.keys),
                 ledger_admin_key=_first(settings.ledger.admin_keys),
                 environment=settings.stripe.environment,
+                database_url=settings.database.url.reveal() if settings.database.url else None,
             ),
         )
         quoted = shlex.quote(str(state_dir))

@@ -21,7 +21,10 @@ DEFAULT_LEDGER_BASE_URL = "http://127.0.0.1:8788"
 
 @frozen
 class DaemonFacts:
-    """How to reach a daemon: addresses, one key each, and which events it takes as its own."""
+    """How to reach a daemon: addresses, one key each, and which events it takes as its own.
+
+    ``database_url`` is where its state is; unknown for a daemon that is not on this machine.
+    """
 
     base_url: str
     ledger_base_url: str | None
@@ -29,6 +32,7 @@ class DaemonFacts:
     admin_key: str | None
     ledger_admin_key: str | None
     environment: str
+    database_url: str | None = None
 
 
 def locate(

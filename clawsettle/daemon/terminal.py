@@ -20,16 +20,19 @@ StateDirOption = Annotated[
     Path, Parameter(help="Where `clawsettle dev` keeps its database, secrets and addresses.")
 ]
 BaseUrlOption = Annotated[str | None, Parameter(help="The daemon, if not the one here.")]
+ConfigOption = Annotated[
+    Path | None, Parameter(help="The configuration file, such as clawsettle.toml.")
+]
 JsonOption = Annotated[
     bool, Parameter(name="--json", negative="", help="Print JSON instead of text.")
 ]
 
 
-def run_async(function: Callable[..., Any], *args: object) -> None:
-    """Run an async command to its end."""
+def run_async(function: Callable[..., Any], *args: object) -> Any:
+    """Run an async command to its end, and return what it returns; it fails as ``guarded`` does."""
     import trio
 
-    guarded(lambda: trio.run(function, *args, strict_exception_groups=True))
+    return guarded(lambda: trio.run(function, *args, strict_exception_groups=True))
 
 
 def guarded(act: Callable[[], Any]) -> Any:

@@ -3,12 +3,15 @@
 Source: webhook-forwarding contract section 1, ledger-api contract section 1; W24, L22.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from clawsettle.config import Secret, matches_any
 from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.errors import CallerError, ClawsettleError
-from clawsettle.http.routing import Request
+from clawsettle.http.routing import Request, Route
+
+LEDGER_ADMIN, LEDGER_VERIFY, LEDGER_RISK = "ledgerAdmin", "ledgerVerify", "ledgerRisk"
+"""The ledger port's security schemes: all of it, looking settlements up, risk holds."""
 
 _SCHEME_AND_TOKEN = 2
 
@@ -41,20 +44,28 @@ def require_settle_admin(request: Request, keys: Sequence[Secret]) -> str:
     return f"key:{sha256_hex(token)[:8]}"
 
 
-def ledger_guard(keys: Sequence[Secret]) -> Callable[[Request], None]:
+def ledger_guard(
+    keys: Mapping[str, Sequence[Secret]],
+) -> Callable[[Request, Route | None], None]:
     """Return the ledger port's guard: a bearer token or an ``x-admin-key``, either suffices.
 
-    The guard raises ClawsettleError LEDGER_ADMIN_KEY_MISSING without keys, CallerError
-    UNAUTHORIZED when nothing offered is one of them.
+    ``keys`` are the valid ones of each security scheme. Those of ``LEDGER_ADMIN`` open every route,
+    the others only the routes that name their scheme in ``scopes``; what is no route is the
+    admin's. The guard raises ClawsettleError LEDGER_ADMIN_KEY_MISSING where no key at all would
+    open a route, CallerError UNAUTHORIZED when nothing offered does.
+
+    Source: ledger-api contract section 1; L21, L22.
     """
 
-    def guard(request: Request) -> None:
-        if not keys:
+    def guard(request: Request, route: Route | None) -> None:
+        schemes = (LEDGER_ADMIN, *(route.scopes if route else ()))
+        valid = [key for scheme in schemes for key in keys[scheme]]
+        if not valid:
             raise ClawsettleError(
                 "the ledger has no admin key configured", code="LEDGER_ADMIN_KEY_MISSING"
             )
         offered = (bearer_token(request), request.headers.get("x-admin-key", "").strip())
-        if not any([matches_any(key, keys) for key in offered if key]):  # noqa: C419 - no leaving early
+        if not any([matches_any(key, valid) for key in offered if key]):  # noqa: C419 - no leaving early
             raise CallerError("the ledger's key is missing or wrong", code="UNAUTHORIZED")
 
     return guard

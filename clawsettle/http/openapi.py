@@ -58,8 +58,9 @@ def openapi_document(
     schemes = dict(security_schemes or {})
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
-        if route.auth is not None and route.auth not in schemes:
-            raise ValueError(f"{route.method} {route.path}: no security scheme {route.auth}")
+        for scheme in _schemes(route):
+            if scheme not in schemes:
+                raise ValueError(f"{route.method} {route.path}: no security scheme {scheme}")
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, surface)
     return {
         "openapi": OPENAPI_VERSION,
@@ -78,7 +79,7 @@ def _operation(route: Route, surface: Surface) -> dict[str, object]:
         "operationId": re.sub(r"[^a-z0-9]+", "_", f"{route.method}{route.path}".lower()).strip("_"),
         "summary": route.summary,
         "responses": {str(route.response_status): _success(route), **_errors(route, surface)},
-        "security": [] if route.auth is None else [{route.auth: []}],
+        "security": [{scheme: []} for scheme in _schemes(route)],
     }
     if route.description:
         operation["description"] = route.description
@@ -90,6 +91,10 @@ def _operation(route: Route, surface: Surface) -> dict[str, object]:
             "content": _content(JSON_TYPE, route.request_schema, route.request_example)
         }
     return operation
+
+
+def _schemes(route: Route) -> tuple[str, ...]:
+    return () if route.auth is None else (route.auth, *route.scopes)
 
 
 def _parameters(route: Route) -> list[dict[str, object]]:
@@ -122,6 +127,8 @@ def _errors(route: Route, surface: Surface) -> dict[str, object]:
     codes = [*route.errors, *SHARED_CODES]
     if route.request_schema is not None:
         codes += BODY_CODES
+    if not route.public:
+        codes += surface.guard_codes
     if route.parameter_names:
         codes.append(surface.malformed_path_code)
     by_status: dict[int, list[str]] = {}

@@ -114,7 +114,8 @@ class Route:
     ``path`` is a template: each segment is literal or a whole ``{parameter}``. ``public`` routes
     pass the port's guard unasked. ``direct`` ones, whose rate matters, are answered without Quart;
     nothing else of them differs. ``errors`` are the codes it answers beside those every route
-    has; ``statuses`` overrules the error table for this route. ``auth`` names a security scheme.
+    has; ``statuses`` overrules the error table for this route. ``auth`` names the security scheme
+    whose keys it takes, ``scopes`` name others that suffice as well.
 
     Source: new.
     """
@@ -127,6 +128,7 @@ class Route:
     public: bool = False
     direct: bool = False
     auth: str | None = None
+    scopes: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     request_schema: Mapping[str, object] | None = None
     request_example: object = None

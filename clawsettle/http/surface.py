@@ -26,7 +26,7 @@ from clawsettle.domain.errors import CallerError, NotFoundError, Overloaded, Sto
 from clawsettle.http.errors import STATUS_BY_CODE, envelope, error_answer
 from clawsettle.http.routing import MalformedPath, Match, Reply, Request, Route, RouteTable
 
-Guard = Callable[[Request], Awaitable[None] | None]
+Guard = Callable[[Request, Route | None], Awaitable[None] | None]
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -41,9 +41,10 @@ _log = structlog.stdlib.get_logger(__name__)
 class Surface:
     """What differs between the two ports, and the limits of one.
 
-    ``headers`` go onto every response. ``guard`` is asked before routing, with an empty body and
-    no path parameters, and refuses by raising; public routes pass it. ``malformed_path_code`` is
-    the answer to a path parameter that does not decode. ``body_timeout_s`` is the time the whole
+    ``headers`` go onto every response. ``guard`` is asked before anything is said of the path, with
+    an empty body and no path parameters, and the route that they lead to, None for no route; it
+    refuses by raising one of ``guard_codes``. Public routes pass it. ``malformed_path_code`` is the
+    answer to a path parameter that does not decode. ``body_timeout_s`` is the time the whole
     body may take to arrive. ``request_max`` requests may be under way at once, the sending of
     their answers included; each may hold ``body_max_bytes`` of memory.
 
@@ -54,6 +55,7 @@ class Surface:
     headers: Mapping[str, str]
     json_type: str
     guard: Guard | None = None
+    guard_codes: tuple[str, ...] = ()
     malformed_path_code: str = "INTERNAL_ERROR"
     body_max_bytes: int = 1024 * 1024
     body_timeout_s: float = 60.0
@@ -118,7 +120,7 @@ class _Dispatcher:
 
     async def _handle(self, request: Request, match: Match | None, receive: Receive) -> Reply:
         if self.surface.guard is not None and not (match and match.route.public):
-            verdict = self.surface.guard(request)
+            verdict = self.surface.guard(request, match.route if match else None)
             if inspect.isawaitable(verdict):
                 await verdict
         if match is None:

@@ -147,6 +147,8 @@ class LedgerReader:
         Events come in their order, then accounts, reservations and risk holds by id, and the tail
         last. ``visit`` runs in the database thread. Writers are not held up. Unlike other reading
         it is not begun again when the connection breaks: what was shown cannot be taken back.
+
+        Raises: StorageError, too, for an instant that is in no calendar.
         """
         shown = False
 
@@ -157,7 +159,7 @@ class LedgerReader:
             await transaction.script("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             for page in _PAGES:
                 after = page.start
-                while rows := await transaction.fetch(_SQL[page.query], after, PAGE):
+                while rows := await _fetch(transaction, page, after):
                     shown = True
                     visit([page.item(row) for row in rows])
                     after = page.key(rows[-1])
@@ -182,6 +184,14 @@ class _Page:
             return self.read(row)
         except (RecursionError, TypeError, ValueError) as error:
             return Unreadable(f"{self.record} {self.key(row)}", f"cannot be read: {error}")
+
+
+async def _fetch(transaction: Transaction, page: _Page, after: object) -> Sequence[Row]:
+    try:
+        return await transaction.fetch(_SQL[page.query], after, PAGE)
+    except OverflowError as error:
+        place = f"a row after {page.record} {after}"
+        raise StorageError(f"{place} has an instant before the year 1 or after 9999") from error
 
 
 _PAGES = (

@@ -146,11 +146,14 @@ def event_row(event: Event) -> Columns:
 def read_event(row: Row, postings: Sequence[Row] = ()) -> Event:
     """Return the event of a row and the rows of its postings, in their order.
 
-    Raises: ValueError for a word that is none of ours, or legs that are not numbered from 0.
+    Raises: ValueError for a word that is none of ours, legs that are not numbered from 0, or an
+    infinite instant.
     """
     legs = [posting["leg"] for posting in postings]
     if legs != list(range(len(legs))):
         raise ValueError(f"its postings are numbered {legs}")
+    if row["created_at"].tzinfo is None:
+        raise ValueError("its instant is infinite")
     return Event(
         seq=row["seq"],
         event_id=row["event_id"],

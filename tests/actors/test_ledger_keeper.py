@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from clawsettle.actors.ledger_keeper import LedgerKeeper
 from clawsettle.domain.accounts import account_ids
+from clawsettle.domain.book import Answer
 from clawsettle.domain.errors import (
     ClawsettleError,
     ConflictError,
@@ -20,13 +21,13 @@ from clawsettle.domain.errors import (
     StorageUnavailable,
 )
 from clawsettle.domain.forwarding import Accepted, Forwardable, Refused, Unknown
-from clawsettle.domain.journal import Bucket, ChainCheck
-from clawsettle.domain.ledger import Answer, Command, OpenAccount
+from clawsettle.domain.ledger import Command, OpenAccount
 from clawsettle.domain.settlements import parse_ingest
 from clawsettle.http.errors import error_status
 from clawsettle.storage.bridge import Database, Transaction, open_database
 from clawsettle.storage.ledger_book import LedgerBook
 from tests.clients import proxied
+from tests.storage.books import available, prove
 
 ALICE, BOB, MALLORY = (account_ids(f"did:key:{who}")[0] for who in ("alice", "bob", "mallory"))
 # What storage refuses in these tests: any settlement of Mallory's account.
@@ -83,9 +84,7 @@ class Counter:
     stopped: trio.Event = field(factory=trio.Event)
 
     async def available(self, account_id: str) -> int:
-        account = await self.keeper.book.account(account_id)
-        assert account is not None
-        return account.balances[Bucket.AVAILABLE]
+        return await available(self.keeper.book, account_id)
 
     async def commits(self) -> int:
         """Return how many transactions have stored answers."""
@@ -96,11 +95,7 @@ class Counter:
         await self.database.transaction(lambda transaction: transaction.script(sql))
 
     async def check_books(self, *, event_count: int) -> None:
-        check, events = ChainCheck(), await self.keeper.book.journal(0, 10_000)
-        check.walk(events)
-        assert check.errors == []
-        assert [event.seq for event in events] == list(range(1, event_count + 1))
-        assert await self.keeper.book.imbalances() == []
+        assert len(await prove(self.keeper.book)) == event_count
 
 
 @asynccontextmanager

@@ -14,6 +14,8 @@ NAMES = [
     ("CLAWSETTLE_STRIPE__WEBHOOK_SECRETS", "stripe.webhook_secrets", "k,ey"),
     ("LEDGER_ADMIN_KEY", "ledger.admin_keys", "k,ey"),
     ("CLAWSETTLE_LEDGER__ADMIN_KEYS", "ledger.admin_keys", "k,ey"),
+    ("LEDGER_SETTLEMENT_VERIFY_TOKEN", "ledger.verify_tokens", "k,ey"),
+    ("LEDGER_RISK_KEY", "ledger.risk_keys", "k,ey"),
 ]
 
 

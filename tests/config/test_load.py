@@ -76,10 +76,13 @@ DEFAULTS = {
     "ledger.mode": "embedded",
     "ledger.base_url": None,
     "ledger.admin_keys": (),
+    "ledger.verify_tokens": (),
+    "ledger.risk_keys": (),
     "ledger.bind": Address("127.0.0.1", 8788),
     "ledger.currency": "USD",
     "ledger.connect_timeout_s": 3.0,
     "ledger.batch_max": 500,
+    "ledger.strict_accounts": False,
     "delivery_log.retention_days": 90,
 }
 
@@ -198,6 +201,10 @@ def test_a_value_that_a_later_source_replaces_is_not_judged(tmp_path: Path) -> N
          (Secret("a"), Secret("b,c"))),
         ("LEDGER_ADMIN_KEYS_JSON", "[]", "ledger.admin_keys", ()),
         ("CLAWSETTLE_LEDGER__ADMIN_KEYS", "a,b", "ledger.admin_keys", (Secret("a"), Secret("b"))),
+        ("LEDGER_SETTLEMENT_VERIFY_TOKEN", "a,b", "ledger.verify_tokens",
+         (Secret("a"), Secret("b"))),
+        ("LEDGER_RISK_KEY", " a ", "ledger.risk_keys", (Secret("a"),)),
+        ("CLAWSETTLE_LEDGER__STRICT_ACCOUNTS", "yes", "ledger.strict_accounts", True),
         ("DATABASE_URL", " postgres://h/d ", "database.url", Secret("postgres://h/d")),
     ],
 )  # fmt: skip

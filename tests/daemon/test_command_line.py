@@ -33,6 +33,9 @@ def _config(folder: Path, text: str = "") -> str:
         ("config", "check"),
         ("send",),
         ("dead-letters",),
+        ("ledger",),
+        ("ledger", "verify"),
+        ("ledger", "export"),
     ],
 )
 async def test_help_is_there_for_every_command(words: tuple[str, ...]) -> None:
@@ -85,7 +88,7 @@ async def test_serve_runs_on_an_external_database(tmp_path: Path, empty_database
     async with daemon_process(tmp_path, environ=environ, serve=config) as daemon:
         assert "try" not in daemon.ready
         migrations = [line for line in daemon.lines() if line["event"] == "migration_applied"]
-        assert len(migrations) == 4
+        assert len(migrations) == 5
     assert daemon.process.returncode == 0
 
 
@@ -97,6 +100,7 @@ async def test_migrate_applies_once(empty_database: str) -> None:
         "applied 0002_ledger.sql",
         "applied 0003_dead_letters.sql",
         "applied 0004_ledger_version.sql",
+        "applied 0005_ledger_complete.sql",
     ]
     second = await run("migrate", environ={"DATABASE_URL": empty_database})
     assert second.stdout == "the schema is current\n"

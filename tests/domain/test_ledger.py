@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from attrs import evolve
 
+from clawsettle.domain.book import Book, Records
 from clawsettle.domain.errors import (
     CallerError,
     ClawsettleError,
@@ -13,10 +14,10 @@ from clawsettle.domain.errors import (
     IllegalTransition,
     NotFoundError,
 )
+from clawsettle.domain.fields import TEXT_MAX
 from clawsettle.domain.journal import GENESIS_HASH
-from clawsettle.domain.ledger import Book, Command, OpenAccount, decide
+from clawsettle.domain.ledger import Command, OpenAccount, decide
 from clawsettle.domain.money import MINOR_MAX
-from clawsettle.domain.settlements import TEXT_MAX
 from tests.domain.ledger_cases import (
     ALICE,
     ALICE_DID,
@@ -24,6 +25,7 @@ from tests.domain.ledger_cases import (
     STRIPE_USD,
     available,
     check_books,
+    events_of,
     fund,
     held_account,
     new_book,
@@ -46,9 +48,9 @@ def refused(book: Book, command: Command) -> ClawsettleError:
 def test_a_first_payin_is_answered_with_settlement_flags_and_event() -> None:
     book = new_book()
     answer = decide(book, request("k1", metadata={"order": "7"}, rail="card"))
-    (event,) = book.events
+    (event,) = events_of(book)
     natural_key = ("stripe", "pi_1", "payin")
-    settlement_id = book.settlements[natural_key].settlement_id
+    settlement_id = book.known.settlements[natural_key].settlement_id
     assert answer.created
     assert answer.body == {
         "settlement": {
@@ -83,7 +85,7 @@ def test_an_event_says_what_the_contract_says_it_says() -> None:
     book = new_book()
     answer = decide(book, request("k1", metadata={"order": "7"}, rail="card", network="stripe"))
     settlement_id = settlement_of(answer)["id"]
-    (event,) = book.events
+    (event,) = events_of(book)
     assert event.seq == 1
     assert event.previous_hash == GENESIS_HASH
     assert event.idempotency_key == f"payment_settlement:{settlement_id}:payin_settle"
@@ -113,7 +115,7 @@ def test_money_comes_from_the_providers_contra_account_and_goes_back_to_it() -> 
     decide(book, request("k3", status="reversed"))
     assert available(book) == 700
     assert available(book, STRIPE_USD) == 0
-    assert [[p.delta_minor for p in book.postings if p.seq == n] for n in (1, 2, 3)] == [
+    assert [[p.delta_minor for p in event.postings] for event in events_of(book)] == [
         [700, -700],
         [1000, -1000],
         [-1000, 1000],
@@ -276,7 +278,7 @@ def test_money_that_is_not_there_is_not_taken(arrange: Callable[[Book], Command]
 
 def test_only_the_available_bucket_pays() -> None:
     book = new_book()
-    book.accounts[ALICE] = held_account(book.accounts[ALICE], 5000)
+    book.known.accounts[ALICE] = held_account(book.known.accounts[ALICE], 5000)
     error = refused(book, request("k1", direction="refund"))
     assert error.details["available"] == "0"
 
@@ -301,7 +303,7 @@ def test_an_account_holds_no_more_than_storage_can() -> None:
 
 def test_the_total_of_all_buckets_is_bounded_too() -> None:
     book = new_book()
-    book.accounts[ALICE] = held_account(book.accounts[ALICE], MINOR_MAX)
+    book.known.accounts[ALICE] = held_account(book.known.accounts[ALICE], MINOR_MAX)
     assert refused(book, request("k1", amount_minor="1")).code == "BALANCE_LIMIT_EXCEEDED"
 
 
@@ -317,7 +319,7 @@ def test_a_contra_account_is_bounded_on_its_negative_side() -> None:
 
 def test_a_new_did_gets_the_account_that_callers_derive() -> None:
     book = new_book(ALICE_DID)
-    assert book.accounts[ALICE].view() == {
+    assert book.known.accounts[ALICE].view() == {
         "id": ALICE,
         "did": ALICE_DID,
         "balances": {
@@ -331,7 +333,7 @@ def test_a_new_did_gets_the_account_that_callers_derive() -> None:
         "createdAt": "2026-02-11T00:00:00.000Z",
         "updatedAt": "2026-02-11T00:00:00.000Z",
     }
-    assert book.changed
+    assert book.changed != Records()
 
 
 def test_an_account_that_exists_is_answered_unchanged() -> None:
@@ -340,13 +342,13 @@ def test_an_account_that_exists_is_answered_unchanged() -> None:
     before = copy.deepcopy(book)
     answer = decide(book, OpenAccount(ALICE_DID))
     assert not answer.created
-    assert answer.body == book.accounts[ALICE].view()
+    assert answer.body == book.known.accounts[ALICE].view()
     assert book == before
 
 
 def test_colliding_dids_have_accounts_and_money_of_their_own() -> None:
     book = new_book("did:key:Aa", "did:key:BB")
-    short, long = book.accounts
+    short, long = book.known.accounts
     assert short == "acc_76c1a16a"
     assert long.startswith("acc_76c1a16a_")
     fund(book, 5, account_id=short)
@@ -354,13 +356,13 @@ def test_colliding_dids_have_accounts_and_money_of_their_own() -> None:
     assert decide(book, OpenAccount("did:key:Aa")).body["id"] == short
     assert decide(book, OpenAccount("did:key:BB")).body["id"] == long
     assert (available(book, short), available(book, long)) == (5, 7)
-    assert book.accounts[long].did == "did:key:BB"
+    assert book.known.accounts[long].did == "did:key:BB"
 
 
 def test_a_did_whose_ids_are_both_taken_is_refused() -> None:
     book = new_book("did:key:Aa", "did:key:BB")
-    long = list(book.accounts)[1]
-    book.accounts[long] = evolve(book.accounts[long], did="did:key:another")
+    long = list(book.known.accounts)[1]
+    book.known.accounts[long] = evolve(book.known.accounts[long], did="did:key:another")
     assert refused(book, OpenAccount("did:key:BB")).code == "CREATE_FAILED"
 
 

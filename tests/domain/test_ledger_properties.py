@@ -7,16 +7,12 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clawsettle.domain.book import Answer, Book
 from clawsettle.domain.errors import ClawsettleError
-from clawsettle.domain.ledger import Answer, Book, Command, OpenAccount, decide
+from clawsettle.domain.journal import ACCOUNT_EFFECT, EventType
+from clawsettle.domain.ledger import Command, OpenAccount, decide
 from clawsettle.domain.money import MINOR_MAX
-from clawsettle.domain.settlements import (
-    ACCOUNT_EFFECT,
-    Direction,
-    EventType,
-    IngestRequest,
-    Status,
-)
+from clawsettle.domain.settlements import Direction, IngestRequest, Status
 from tests.domain.ledger_cases import (
     ABSENT,
     ALICE,
@@ -25,6 +21,7 @@ from tests.domain.ledger_cases import (
     BOB_DID,
     as_it_is,
     check_books,
+    events_of,
     fund,
     new_book,
     request,
@@ -83,13 +80,13 @@ def check_effects(book: Book) -> None:
     """Each settlement has moved exactly what its status says, and each event type once."""
     moved: Counter[object] = Counter()
     written: Counter[tuple[object, EventType]] = Counter()
-    for event in book.events:
+    for event in events_of(book):
         named = event.metadata["payment_settlement"]
         assert isinstance(named, Mapping)
         written[named["settlement_id"], event.event_type] += 1
         moved[named["settlement_id"]] += ACCOUNT_EFFECT[event.event_type] * event.amount_minor
     assert max(written.values(), default=1) == 1
-    for settlement in book.settlements.values():
+    for settlement in book.known.settlements.values():
         confirmed = settlement.status is Status.CONFIRMED
         expected = SIGN[settlement.direction] * settlement.amount_minor if confirmed else 0
         assert moved[settlement.settlement_id] == expected
@@ -106,7 +103,7 @@ def attempt(book: Book, command: Command) -> Answer | ClawsettleError:
         return error
 
 
-def tell(book: Book, command: Command, first: Answers) -> None:
+def tell(book: Book, command: OpenAccount | IngestRequest, first: Answers) -> None:
     """Decide one command; a refusal leaves the book alone, a known key keeps its answer."""
     before = as_it_is(book)
     result = attempt(book, command)
@@ -140,7 +137,9 @@ def check_repeated(
 
 @given(commands, st.integers(min_value=0, max_value=2))
 @settings(deadline=None, max_examples=200)
-def test_the_books_balance_after_any_sequence_of_requests(told: list[Command], tick: int) -> None:
+def test_the_books_balance_after_any_sequence_of_requests(
+    told: list[OpenAccount | IngestRequest], tick: int
+) -> None:
     book = new_book(ALICE_DID, "did:key:Aa")
     fund(book, 90)
     first: Answers = {}
@@ -149,7 +148,7 @@ def test_the_books_balance_after_any_sequence_of_requests(told: list[Command], t
         tell(book, command, first)
         check_effects(book)
     check_books(book)
-    dids = [account.did for account in book.accounts.values() if account.did is not None]
+    dids = [account.did for account in book.known.accounts.values() if account.did is not None]
     assert len(set(dids)) == len(dids), "one account a DID"
 
 

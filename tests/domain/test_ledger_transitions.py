@@ -6,16 +6,19 @@ from itertools import product
 
 import pytest
 
+from clawsettle.domain.book import Answer, Book
 from clawsettle.domain.errors import ClawsettleError, IllegalTransition
-from clawsettle.domain.ledger import Answer, Book, decide
+from clawsettle.domain.ledger import decide
 from tests.domain.ledger_cases import (
     ALICE,
     STRIPE_USD,
     available,
     check_books,
     event_types,
+    events_of,
     fund,
     new_book,
+    postings_of,
     request,
     settlement_of,
 )
@@ -92,7 +95,7 @@ def check_outcome(
     if expected == "!":
         with pytest.raises(IllegalTransition) as caught:
             tell(book, direction, status, updated_at=updated_at)
-        current = before.settlements["stripe", "pi_1", direction]
+        current = before.known.settlements["stripe", "pi_1", direction]
         assert caught.value.code == "INVALID_STATUS_TRANSITION"
         assert caught.value.details == {"from": str(current.status), "to": status}
         assert book == before
@@ -104,16 +107,16 @@ def check_outcome(
         assert not answer.created
         assert answer.body["idempotency"] == {"key": "told", "replayed": False, "deduped": True}
         assert "event" not in answer.body
-        assert book.settlements == before.settlements
-        assert book.accounts == before.accounts
-        assert book.events == before.events
+        assert book.known.settlements == before.known.settlements
+        assert book.known.accounts == before.known.accounts
+        assert events_of(book) == events_of(before)
         return
     to, _, event_type = expected.partition(" ")
     assert answer.created
     assert answer.body["idempotency"] == {"key": "told", "replayed": False, "deduped": False}
     assert settlement["status"] == to
     assert available(book) - funds == EFFECT.get(event_type, 0)
-    written = book.events[len(before.events) :]
+    written = events_of(book)[len(events_of(before)) :]
     assert [str(event.event_type) for event in written] == ([event_type] if event_type else [])
     if written:
         assert answer.body["event"] == written[0].summary()
@@ -176,7 +179,7 @@ def test_a_failed_payin_can_still_succeed_for_another_amount(updated_at: str | N
     assert settlement_of(answer)["amount_minor"] == "900"
     assert available(book) == 900
     assert available(book, STRIPE_USD) == -900
-    assert [event.amount_minor for event in book.events] == [900]
+    assert [event.amount_minor for event in events_of(book)] == [900]
     check_books(book)
 
 
@@ -214,7 +217,7 @@ def test_a_returned_payout_ends_reversed_with_one_memo_however_often_it_is_told(
         )
         assert not again.created
     assert event_types(book, settlement["id"]) == ["payout_settle", "payout_reverse"]
-    assert book.postings == [], "a payout settlement moves nothing by itself"
+    assert postings_of(book) == [], "a payout settlement moves nothing by itself"
     assert available(book) == 0
     check_books(book)
 
@@ -225,7 +228,7 @@ def test_a_payout_told_in_the_wrong_order_stays_failed() -> None:
     answer = decide(book, request("k2", direction="payout", provider_updated_at=BASE))
     assert not answer.created
     assert settlement_of(answer)["status"] == "failed"
-    assert book.events == []
+    assert events_of(book) == []
 
 
 def test_a_reversal_of_a_payin_that_was_never_credited_moves_nothing() -> None:
@@ -233,8 +236,8 @@ def test_a_reversal_of_a_payin_that_was_never_credited_moves_nothing() -> None:
     decide(book, request("k1", status="reversed"))
     decide(book, request("k2", status="pending", external_payment_id="pi_2"))
     decide(book, request("k3", status="reversed", external_payment_id="pi_2"))
-    assert book.events == []
-    assert book.postings == []
+    assert events_of(book) == []
+    assert postings_of(book) == []
 
 
 def test_the_three_directions_of_one_payment_are_three_settlements() -> None:
@@ -313,12 +316,12 @@ def test_a_settlement_names_its_last_event_also_when_nothing_changes() -> None:
     assert "latest_event_id" not in pending
     taken = settlement_of(decide(book, request("k2", direction="refund")))
     again = settlement_of(decide(book, request("k3", direction="refund")))
-    assert again["latest_event_id"] == taken["latest_event_id"] == book.events[-1].event_id
+    assert again["latest_event_id"] == taken["latest_event_id"] == events_of(book)[-1].event_id
 
 
 def test_a_refused_first_request_leaves_no_settlement_behind() -> None:
     book = new_book()
     with pytest.raises(ClawsettleError):
         decide(book, request("k1", direction="refund"))
-    assert book.settlements == {}
-    assert book.answers == {}
+    assert book.known.settlements == {}
+    assert book.known.answers == {}

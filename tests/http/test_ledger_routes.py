@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import trio
@@ -26,7 +27,7 @@ PAYIN: Json = {
     "amount_minor": "1000",
     "currency": "USD",
 }
-_AMOUNTS_THAT_ARE_NONE: list[object] = [
+AMOUNTS_THAT_ARE_NONE: list[object] = [
     *(1000, 10.0, None, True, "", " ", "0", "-5", "1.0", "1e3", "+5", "1_000", "٣", "9" * 40),
     str(2**63),
 ]
@@ -143,16 +144,39 @@ async def test_what_is_no_account_is_not_found(database_url: str) -> None:
     async with open_house(database_url, QUIET) as house:
         await house.open_account()
         await recorded(house, "k1")
-        missing = ["id/acc_nobody", "did:key:nobody", "did%3Akey%3Aalice", "alice", "id"]
-        missing += ["id/external:stripe:USD", "id/external%3Astripe%3AUSD", f"id/{ALICE} "]
+        missing = ["id/acc_nobody", "did:key:nobody", "did%3Akey%3Anobody", "did:key:a:b", "alice"]
+        missing += ["id", "id/external:stripe:USD", "id/external%3Astripe%3AUSD", f"id/{ALICE} "]
+        missing += [f"did:claw:account:{BOB}", f"id/{ALICE.replace('_', '%5F')}"]
         for path in missing:
             answer = await house.ledger.get(f"/accounts/{path}")
             assert refusal(answer) == (404, "NOT_FOUND", None), path
-        for path in ("did:key:", "did:KEY:alice", "did:key:a:b", "xdid:key:alice", "did:"):
+        none = ["did:key:", "did:KEY:alice", "xdid:key:alice", "did:", "%20did:key:alice"]
+        none += ["did:internal:clearing:d1", "did:claw:account:external:stripe:USD"]
+        none += ["did:claw:account:", "clearing:did:key:alice"]
+        for path in none:
             answer = await house.ledger.get(f"/accounts/{path}")
             assert refusal(answer) == (400, "INVALID_DID", None), path
+        for path in ("did%zz", "did%3Akey%3", "%FFdid:key:alice"):
+            answer = await house.ledger.get(f"/accounts/{path}")
+            assert refusal(answer) == (400, "INVALID_REQUEST", None), path
         rows = await house.database.fetch("SELECT did FROM ledger_account WHERE kind = 'user'")
         assert [row["did"] for row in rows] == ["did:key:alice"]
+
+
+async def test_a_did_may_have_colons_and_stand_encoded_and_an_alias_means_its_account(
+    database_url: str,
+) -> None:
+    async with open_house(database_url, QUIET) as house:
+        did = "did:web:claw.example:user:7"
+        account_id = await house.open_account(did)
+        alias = f"did:claw:account:{account_id}"
+        for path in (did, quote(did, safe=""), alias, quote(alias, safe="")):
+            answer = await house.ledger.get(f"/accounts/{path}")
+            assert (answer.status_code, answer.json()["id"]) == (200, account_id), path
+            assert answer.json()["did"] == did
+        for taken in (alias, "did:internal:clearing:d1"):
+            answer = await house.ledger.post("/accounts", json={"did": taken})
+            assert refusal(answer) == (400, "INVALID_DID", None)
 
 
 async def test_dids_that_are_none_open_nothing(database_url: str) -> None:
@@ -226,7 +250,7 @@ async def test_each_field_refuses_what_it_cannot_be(database_url: str) -> None:
         **dict.fromkeys(("provider", "external_payment_id", "account_id"), blank),
         "direction": ["PAYIN", " payin", "", None, 1, ["payin"], {}],
         "status": ["Confirmed", "settled", None, True],
-        "amount_minor": _AMOUNTS_THAT_ARE_NONE,
+        "amount_minor": AMOUNTS_THAT_ARE_NONE,
         "currency": ["US", "USDT", "U$D", "", None, 840, "\u017fsd", "\uff35\uff33\uff24"],
         "metadata": [None, [], "x", 1],
     }

@@ -20,7 +20,7 @@ from clawsettle.domain.errors import (
     StorageUnavailable,
 )
 from clawsettle.http.errors import STATUS_BY_CODE, error_status
-from clawsettle.http.routing import Reply, Request, RouteTable
+from clawsettle.http.routing import Reply, Request, Route, RouteTable
 from clawsettle.http.strict_json import DEPTH_MAX, parse_json
 from clawsettle.http.surface import Guard
 from tests.http.wire import SURFACE, Answer, Served, route, serving
@@ -196,14 +196,14 @@ async def test_u0000_in_the_query_is_refused_before_the_handler() -> None:
 # --- the guard ------------------------------------------------------------------------------------
 
 
-def _guard(request: Request) -> None:
+def _guard(request: Request, _route: Route | None) -> None:
     if request.headers.get("authorization") != "Bearer key":
         raise CallerError("who are you?", code="UNAUTHORIZED")
 
 
-async def _async_guard(request: Request) -> None:
+async def _async_guard(request: Request, route: Route | None) -> None:
     await trio.lowlevel.checkpoint()
-    _guard(request)
+    _guard(request, route)
 
 
 @pytest.mark.parametrize("guard", [_guard, _async_guard])

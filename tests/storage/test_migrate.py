@@ -1,11 +1,16 @@
 """Migrations: once, in order, agreed between daemons, and never against a schema we do not know."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
 import pytest
 import trio
 
 from clawsettle.domain.errors import ConfigError
-from clawsettle.storage.bridge import Transaction, open_database
+from clawsettle.domain.journal import GENESIS_HASH, event_hash
+from clawsettle.storage.bridge import Database, Transaction, open_database
 from clawsettle.storage.dead_letters import DeadLetters
+from clawsettle.storage.ledger_book import LedgerBook
 from clawsettle.storage.migrate import (
     _LEDGER_OF_FILES,
     Migration,
@@ -16,6 +21,8 @@ from clawsettle.storage.migrate import (
 )
 from clawsettle.storage.operator_actions import Operator
 from tests.conftest import Postgres
+from tests.domain.ledger_cases import ALICE, ALICE_DID, request
+from tests.storage.books import done, faults, prove
 
 
 async def test_four_daemons_at_once_apply_each_migration_once(empty_database: str) -> None:
@@ -78,21 +85,31 @@ _ROWS_BEFORE_DEAD_LETTERS = """
 """
 
 
+Statement = tuple[object, ...]
+"""SQL and its parameters."""
+
+
+async def restore(database: Database, *, migrations: int, rows: Sequence[Statement]) -> None:
+    """Make a database as the first ``migrations`` left it, with rows of that time."""
+
+    async def as_it_was(transaction: Transaction) -> None:
+        await transaction.script(_LEDGER_OF_FILES)
+        for migration in known_migrations()[:migrations]:
+            await transaction.script(migration.sql)
+            await transaction.fetch(
+                "INSERT INTO schema_migration VALUES ($1, $2, $3)",
+                *(migration.number, migration.name, migration.sha256),
+            )
+        for sql, *values in rows:
+            await transaction.fetch(str(sql), *values)
+
+    await database.transaction(as_it_was)
+
+
 async def test_rows_from_before_dead_letters_stay_and_can_be_requeued(empty_database: str) -> None:
-    before, (number, name) = known_migrations()[:2], (3, "0003_dead_letters.sql")
+    number, name = 3, "0003_dead_letters.sql"
     async with open_database(empty_database) as database:
-
-        async def as_it_was(transaction: Transaction) -> None:
-            await transaction.script(_LEDGER_OF_FILES)
-            for migration in before:
-                await transaction.script(migration.sql)
-                await transaction.fetch(
-                    "INSERT INTO schema_migration VALUES ($1, $2, $3)",
-                    *(migration.number, migration.name, migration.sha256),
-                )
-            await transaction.fetch(_ROWS_BEFORE_DEAD_LETTERS)
-
-        await database.transaction(as_it_was)
+        await restore(database, migrations=2, rows=[(_ROWS_BEFORE_DEAD_LETTERS,)])
         rows = "SELECT event_id, state, blame, attempts, due_at FROM settlement_outbox ORDER BY 1"
         known = await database.fetch(rows)
         applied = await apply_migrations(database)
@@ -101,6 +118,57 @@ async def test_rows_from_before_dead_letters_stay_and_can_be_requeued(empty_data
         letter = await DeadLetters(database, 30).requeue("evt_dead", Operator("key:0", "mended"))
         assert letter is not None
         assert letter.state == "failed"
+
+
+_ACCOUNT = "INSERT INTO ledger_account VALUES ($1, $2, $3, $4, 0, 0, 0, 0, $5, $5)"
+_EVENT = """
+    INSERT INTO ledger_event VALUES ($1::bigint, 'evt_' || $1, $2, $3, $4, NULL, $5, 'available',
+                                     $6, $7, $8, $9)
+"""
+_POSTING = "INSERT INTO ledger_posting VALUES ($1, $2, $3, 'available', $4)"
+_TAIL = "UPDATE ledger_tail SET seq = $1, event_hash = $2, created_at = $3"
+
+
+def journal_of_one_hash() -> list[Statement]:
+    """Two events and a memo, as the release before the second hash wrote them."""
+    at, link, bank = datetime(2026, 2, 11, tzinfo=UTC), GENESIS_HASH, "external:bänk:USD"
+    rows: list[Statement] = [
+        (_ACCOUNT, ALICE, "user", ALICE_DID, 700, at),
+        (_ACCOUNT, bank, "external", None, -700, at),
+    ]
+    for seq, event_type, amount_minor, delta_minor in (
+        (1, "payin_settle", 1000, 1000),
+        (2, "payout_settle", 5, 0),
+        (3, "payin_reverse", 300, -300),
+    ):
+        key, previous = f"payment_settlement:set_{seq}:{event_type}", link
+        link = event_hash(
+            previous,
+            event_type=event_type,
+            account_id=ALICE,
+            to_account_id=None,
+            amount_minor=amount_minor,
+            bucket="available",
+            idempotency_key=key,
+            created_at=at,
+        )
+        metadata = '{"a": "\\ü"}'
+        rows.append(
+            (_EVENT, seq, key, event_type, ALICE, amount_minor, previous, link, metadata, at)
+        )
+        if delta_minor:
+            rows += [(_POSTING, seq, 0, ALICE, delta_minor), (_POSTING, seq, 1, bank, -delta_minor)]
+    return [*rows, (_TAIL, 3, link, at)]
+
+
+async def test_a_journal_of_one_hash_gets_the_second(empty_database: str) -> None:
+    async with open_database(empty_database) as database:
+        await restore(database, migrations=4, rows=journal_of_one_hash())
+        assert [migration.number for migration in await apply_migrations(database)] == [5]
+        assert await faults(database) == []
+        book = LedgerBook(database, "USD")
+        await done(book, request("k1"))
+        assert len(await prove(book)) == 4
 
 
 @pytest.fixture

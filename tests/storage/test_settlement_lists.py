@@ -2,9 +2,10 @@
 
 from datetime import datetime
 
-from clawsettle.storage.ledger_book import LedgerBook, SettlementFilter
+from clawsettle.storage.ledger_book import LedgerBook
+from clawsettle.storage.ledger_reader import SettlementFilter
 from tests.domain.ledger_cases import ALICE, BOB, request
-from tests.storage.books import done, open_accounts, open_book
+from tests.storage.books import done, open_accounts, open_book, reading
 
 
 async def stock(book: LedgerBook) -> None:
@@ -33,7 +34,7 @@ async def ids(
     after: tuple[datetime, str] | None = None,
     limit: int = 100,
 ) -> list[str]:
-    found = await book.list_settlements(narrow, after=after, limit=limit)
+    found = await reading(book).list_settlements(narrow, after=after, limit=limit)
     return [settlement.settlement_id for settlement in found]
 
 
@@ -41,7 +42,7 @@ async def test_the_list_is_newest_first_with_the_id_as_tie_break(database_url: s
     async with open_book(database_url) as book:
         assert await ids(book, SettlementFilter()) == []
         await stock(book)
-        found = await book.list_settlements(SettlementFilter(), after=None, limit=100)
+        found = await reading(book).list_settlements(SettlementFilter(), after=None, limit=100)
         order = [(settlement.created_at, settlement.settlement_id) for settlement in found]
         assert len(order) == 21
         assert order == sorted(order, reverse=True)
@@ -57,7 +58,9 @@ async def test_pages_over_equal_instants_miss_nothing_and_repeat_nothing(
         for limit in (1, 2, 5, 7, 20, 21, 22):
             paged: list[str] = []
             after = None
-            while page := await book.list_settlements(SettlementFilter(), after=after, limit=limit):
+            while page := await reading(book).list_settlements(
+                SettlementFilter(), after=after, limit=limit
+            ):
                 assert len(page) <= limit
                 assert len(paged) < len(whole), "a page came twice"
                 paged += [settlement.settlement_id for settlement in page]
@@ -69,7 +72,7 @@ async def test_a_page_goes_on_past_its_cursor_when_newer_rows_have_come(database
     async with open_book(database_url) as book:
         await stock(book)
         whole = await ids(book, SettlementFilter())
-        page = await book.list_settlements(SettlementFilter(), after=None, limit=10)
+        page = await reading(book).list_settlements(SettlementFilter(), after=None, limit=10)
         await done(book, request("late", external_payment_id="late"))
         after = (page[-1].created_at, page[-1].settlement_id)
         assert await ids(book, SettlementFilter(), after) == whole[10:]
@@ -92,7 +95,7 @@ async def test_each_filter_is_exact_and_they_narrow_together(database_url: str) 
     ]
     async with open_book(database_url) as book:
         await stock(book)
-        whole = await book.list_settlements(SettlementFilter(), after=None, limit=100)
+        whole = await reading(book).list_settlements(SettlementFilter(), after=None, limit=100)
         counts = []
         for narrow in narrows:
             expected = [

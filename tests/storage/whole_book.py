@@ -1,14 +1,17 @@
 """A book in which everything that a ledger can write has been written, in a real database."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from clawsettle.domain.accounts import AccountRef, account_ids, clearing_ids
 from clawsettle.domain.ledger import Command, OpenAccount, OpenClearing, decide
+from clawsettle.domain.proof import BookItem
 from clawsettle.domain.risk_holds import parse_apply_hold, parse_release_by_source
 from clawsettle.domain.settlements import parse_ingest
 from clawsettle.domain.transfers import parse_transfer
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.ledger_book import LedgerBook
+from clawsettle.storage.ledger_reader import LedgerReader
 
 ALICE, BOB, CAROL = "did:key:alice", "did:key:bob", "did:key:carol"
 ALICE_ID, BOB_ID, CAROL_ID = (account_ids(did)[0] for did in (ALICE, BOB, CAROL))
@@ -114,4 +117,12 @@ async def write_history(database_url: str, history: Sequence[Command] = HISTORY)
     async with open_database(database_url, pool_max=1) as database:
         book = LedgerBook(database, "USD")
         for command in history:
-            await book.apply([command], lambda known, one=command: decide(known, one))
+            await book.apply([command], partial(decide, command=command))
+
+
+async def read_book(database_url: str) -> list[BookItem]:
+    """Return all records of a book, as a proof is shown them."""
+    items: list[BookItem] = []
+    async with open_database(database_url, pool_max=1) as database:
+        await LedgerReader(database).read_whole(items.extend)
+    return items

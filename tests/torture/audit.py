@@ -9,7 +9,7 @@ from attrs import frozen
 
 from clawsettle.domain.errors import StorageUnavailable
 from clawsettle.storage.bridge import Database, Row
-from clawsettle.storage.ledger_book import LedgerBook
+from tests.storage.books import faults
 from tests.torture.load import Load
 from tests.torture.site import Daemon
 
@@ -84,7 +84,7 @@ async def audit(
         ),
     )
     problems += await _check_balances(database, settlements)
-    problems += await LedgerBook(database, "USD").imbalances()
+    problems += await faults(database)
     verified = await daemon.ledger("GET", "/events/verify")
     if verified != {"valid": True, "errors": [], "eventsChecked": journal.total()}:
         problems.append(f"the chain: {verified}")

@@ -52,7 +52,8 @@ WITH settlements AS (
     UNION ALL
     SELECT h FROM ledger_risk_hold AS h WHERE h.source_loss_event_id = ANY ($11::text[])
     UNION ALL
-    SELECT h FROM ledger_risk_hold AS h WHERE h.hold_id = ANY ($12::text[])
+    -- In the order of the key, which no other index that has it in it gives.
+    (SELECT h FROM ledger_risk_hold AS h WHERE h.hold_id = ANY ($12::text[]) ORDER BY h.hold_id)
 )
 SELECT
     t.version, t.seq, t.event_hash, t.content_hash, t.created_at, clock_timestamp() AS now_at,
