@@ -290,8 +290,8 @@ def _known(draft: Draft, ref: AccountRef) -> Account | None:
 def _accounts(draft: Draft, request: TransferRequest) -> tuple[Account, Account]:
     """Return both accounts, the same object twice when they are one."""
     source_ref, destination_ref = _ref(request.source), _ref(request.destination)
-    known, destination = _known(draft, source_ref), _known(draft, destination_ref)
-    same = known is destination and (known is not None or source_ref == destination_ref)
+    source, destination = _known(draft, source_ref), _known(draft, destination_ref)
+    same = source_ref == destination_ref or (source is not None and source is destination)
     if same and request.source.bucket is request.destination.bucket:
         raise CallerError("from and to are the same bucket of the same account")
     source = source_account(draft, request.source, request.amount_minor)

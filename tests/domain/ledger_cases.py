@@ -50,9 +50,14 @@ def refund(name: str, amount_minor: int, **changed: object) -> IngestRequest:
     return request(f"{name}:{fields.get('status')}", **fields)
 
 
+def empty_book(*, strict: bool = False) -> Book:
+    """The book of a ledger that nobody has asked anything yet."""
+    return Book("USD", AT, Tail(0, GENESIS_HASH, GENESIS_HASH, AT), Records(), strict)
+
+
 def new_book(*dids: str) -> Book:
     """A book on genesis with these DIDs' accounts; Alice's and Bob's unless others are named."""
-    book = Book("USD", AT, Tail(0, GENESIS_HASH, GENESIS_HASH, AT), Records())
+    book = empty_book()
     for did in dids or (ALICE_DID, BOB_DID):
         decide(book, OpenAccount(did))
     return book

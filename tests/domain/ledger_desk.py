@@ -2,27 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from attrs import asdict, define, field
+from attrs import define, field
 
-from clawsettle.domain.book import Answer, Book, Records, RiskHold
+from clawsettle.domain.book import Answer, Book, RiskHold
 from clawsettle.domain.errors import ClawsettleError
-from clawsettle.domain.journal import GENESIS_HASH, Account, AccountKind, Event, Tail
+from clawsettle.domain.journal import Account, AccountKind, Event
 from clawsettle.domain.ledger import decide
-from clawsettle.domain.proof import Proof
 from clawsettle.domain.settlements import Settlement
 from clawsettle.domain.transfers import BUCKETS
+from tests.domain.ledger_cases import as_it_is, check_books, empty_book
 from tests.domain.ledger_model import LedgerModel
 from tests.domain.ledger_requests import ALICE, Asked, Route, command, open_account
-
-AT = datetime(2026, 2, 11, tzinfo=UTC)
-
-
-def empty_book(*, strict: bool = False) -> Book:
-    """The book of a ledger that nobody has asked anything yet."""
-    return Book("USD", AT, Tail(0, GENESIS_HASH, GENESIS_HASH, AT), Records(), strict)
 
 
 def verdict(answer: Answer | ClawsettleError) -> str:
@@ -88,10 +81,10 @@ class Desk:
 
     def refused(self, asked: Asked) -> ClawsettleError:
         """Return why a request is refused; fail if it is not, or leaves a trace."""
-        before = copied(self.book.known)
+        before = as_it_is(self.book)
         with pytest.raises(ClawsettleError) as caught:
             decide(self.book, command(asked, self.answers.hold_ids))
-        assert self.book.known == before
+        assert self.book == before
         return caught.value
 
     def later(self) -> None:
@@ -113,19 +106,7 @@ class Desk:
 
     def prove(self) -> None:
         """Fail unless the whole book follows from its journal."""
-        known, proof = self.book.known, Proof()
-        proof.take(known.events.values())
-        proof.take(known.accounts.values())
-        proof.take(known.reservations.values())
-        proof.take(known.holds.values())
-        proof.take([self.book.tail])
-        proof.finish()
-        assert proof.errors == []
-
-
-def copied(records: Records) -> Records:
-    """A copy that later decisions cannot reach; single records are immutable."""
-    return Records(**{name: dict(kind) for name, kind in asdict(records, recurse=False).items()})
+        check_books(self.book)
 
 
 def check_against_model(

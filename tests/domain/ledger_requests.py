@@ -297,7 +297,16 @@ hold_keys = st.sampled_from([key for key, *_ in HOLDS] + ["h4", "h5"])
 losses = st.sampled_from([loss for _, loss, *_ in HOLDS] + ["loss_4", "loss_5"])
 applies = weighted(
     (2, st.sampled_from(HOLDS).map(lambda hold: held(*hold))),
-    (1, st.builds(held, hold_keys, losses, names, amounts)),
+    (
+        1,
+        st.builds(
+            held,
+            weighted((9, hold_keys), (1, st.just(f"{NO_HOLD}:release:r1"))),
+            losses,
+            names,
+            amounts,
+        ),
+    ),
 )
 release_keys = st.sampled_from(["r1", "r1", "r2"])
 releases = weighted(

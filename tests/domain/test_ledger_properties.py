@@ -26,6 +26,7 @@ from tests.domain.ledger_cases import (
     new_book,
     request,
 )
+from tests.domain.ledger_requests import weighted
 
 # The world is small, so that requests meet each other; two DIDs share a short account id.
 DIDS = [ALICE_DID, BOB_DID, "did:key:Aa", "did:key:BB"]
@@ -69,7 +70,7 @@ requests = st.builds(
     st.one_of(st.just({}), st.just({}), st.just({}), st.sampled_from(ODDITIES)),
 )
 commands = st.lists(
-    st.one_of(*[requests] * 9, st.builds(OpenAccount, st.sampled_from(DIDS))),
+    weighted((9, requests), (1, st.builds(OpenAccount, st.sampled_from(DIDS)))),
     min_size=20,
     max_size=60,
 )

@@ -7,7 +7,8 @@ import pytest
 from clawsettle.domain.errors import ClawsettleError
 from clawsettle.domain.journal import Bucket, EventType
 from clawsettle.domain.transfers import BUCKETS, parse_transfer
-from tests.domain.ledger_desk import Desk, empty_book
+from tests.domain.ledger_cases import empty_book
+from tests.domain.ledger_desk import Desk
 from tests.domain.ledger_requests import (
     ALIAS,
     ALICE,
