@@ -37,6 +37,7 @@ Parsed = Sequence[Command | ClawsettleError]
 Hook = Callable[[], Awaitable[None]]
 
 EMPTY = """
+SET LOCAL session_replication_role = replica;
 TRUNCATE ledger_account, ledger_settlement, ledger_ingestion, ledger_event, ledger_posting,
          ledger_reservation, ledger_risk_hold;
 UPDATE ledger_tail SET seq = 0, version = 0, event_hash = repeat('0', 64),
