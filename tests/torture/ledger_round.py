@@ -21,6 +21,7 @@ from tests.torture.site import Daemon, Site
 NAME = "ledger"
 ACCOUNTS = 10
 CLIENTS = 16
+LAST_ANSWERS_S = 30.0
 
 
 async def run_ledger_round(site: Site, seed: str, load_s: float) -> Result:
@@ -39,7 +40,11 @@ async def run_ledger_round(site: Site, seed: str, load_s: float) -> Result:
             ready_s = await daemons[1].start()
             await trio.sleep(load_s / 4)
             load.stop()
-        await load.settle()
+            nursery.cancel_scope.deadline = trio.current_time() + LAST_ANSWERS_S
+        if nursery.cancel_scope.cancelled_caught:
+            problems.append(f"orders were not answered within {LAST_ANSWERS_S:g} s of the end")
+        else:
+            await load.settle()
         async with open_database(database_url) as database:
             problems += await audit_ledger(database, load)
     await site.drop_database(database_name)
