@@ -16,7 +16,7 @@ run: .venv/.runtime ## start the daemon with an embedded PostgreSQL and ledger, 
 test: .venv/.test ## run every test
 	$(BIN)/python -m pytest
 
-torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes half an hour
+torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes 40 minutes
 	$(BIN)/python -m tests.torture
 
 bench: .venv/.test ## measure the main path and the ledger, about 40 minutes; ARGS="--only drain" and the like
