@@ -21,14 +21,10 @@ from rich.table import Table
 
 from clawsettle import __version__
 from tests.torture.kinds import KINDS
-from tests.torture.ledger_round import NAME as LEDGER
-from tests.torture.ledger_round import run_ledger_round
 from tests.torture.round import Result, open_kind_site, run_round
-from tests.torture.site import open_site
 
 _INSIDE = "CLAWSETTLE_TORTURE_NAMESPACE"
 _NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")
-LEDGER_LOAD_S = 30.0
 app = App(help="Kill, cut, stall and fill under load, and check the books after each round.")
 
 
@@ -40,14 +36,16 @@ def torture(
         list[str] | None, Parameter(help="Kinds; all by default.", consume_multiple=True)
     ] = None,
     concurrency: Annotated[int, Parameter(help="Deliveries under way at once.")] = 64,
+    load_s: Annotated[
+        float | None, Parameter(help="Least seconds of load in a round; by default the kind's own.")
+    ] = None,
     seed: Annotated[str | None, Parameter(help="Repeats what a run did; else random.")] = None,
     out: Annotated[Path, Parameter(help="Where the JSON goes.")] = Path(".torture"),
 ) -> None:
     """Run rounds; the exit code is 1 when anything does not hold."""
-    known = [*KINDS, LEDGER]
-    names = kind or known
-    if unknown := set(names) - set(known):
-        sys.exit(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    names = kind or list(KINDS)
+    if unknown := set(names) - set(KINDS):
+        sys.exit(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     skipped = {} if may_mount() else {n: "no mount namespace" for n in names if _needs_disk(n)}
     seed = seed or secrets.token_hex(4)
     print(f"seed {seed}, concurrency {concurrency}, {rounds} rounds of each kind", flush=True)
@@ -57,7 +55,7 @@ def torture(
         result
         for name in names
         if name not in skipped
-        for result in trio.run(_run_kind, name, rounds, seed, concurrency, out)
+        for result in trio.run(_run_kind, name, rounds, seed, concurrency, load_s, out)
     ]
     file = out / f"torture-{begun_at:%Y-%m-%dT%H%M%SZ}.json"
     report = {
@@ -74,18 +72,15 @@ def torture(
     sys.exit(any(result.problems for result in results))
 
 
-async def _run_kind(name: str, rounds: int, seed: str, concurrency: int, out: Path) -> list[Result]:
+async def _run_kind(
+    name: str, rounds: int, seed: str, concurrency: int, load_s: float | None, out: Path
+) -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         Path(folder).chmod(0o755)
-        opened = open_kind_site(name, Path(folder)) if name in KINDS else open_site(Path(folder))
-        async with opened as site:
+        async with open_kind_site(name, Path(folder)) as site:
             for number in range(1, rounds + 1):
-                told = f"{seed}:{name}:{number}"
-                if name == LEDGER:
-                    result = await run_ledger_round(site, told, LEDGER_LOAD_S)
-                else:
-                    result = await run_round(site, name, told, concurrency)
+                result = await run_round(site, name, f"{seed}:{name}:{number}", concurrency, load_s)
                 results.append(result)
                 print(_line(result, number, rounds), flush=True)
                 if result.problems:
@@ -108,7 +103,7 @@ def enter_namespace() -> None:
 
 
 def _needs_disk(name: str) -> bool:
-    return name in KINDS and KINDS[name].disk_bytes is not None
+    return KINDS[name].disk_bytes is not None
 
 
 def _line(result: Result, number: int, rounds: int) -> str:

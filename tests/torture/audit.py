@@ -1,7 +1,7 @@
 """What must hold after every round, whatever was done in it; each fault is one line of text."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import trio
@@ -10,7 +10,7 @@ from attrs import frozen
 from clawsettle.domain.errors import StorageUnavailable
 from clawsettle.storage.bridge import Database, Row
 from tests.storage.books import faults
-from tests.torture.load import Load
+from tests.torture.load import EventLoad
 from tests.torture.site import Daemon
 
 _SHOWN_MAX = 5
@@ -18,10 +18,14 @@ _SHOWN_MAX = 5
 
 @frozen
 class Audit:
-    """The books after a round. ``takeover_s`` is how long work of a dead daemon waited at most."""
+    """The books after a round. ``takeover_s`` is how long work of a dead daemon waited at most.
+
+    ``counts`` are the journal's events by type and the refusals by code.
+    """
 
     problems: list[str]
     takeover_s: float | None
+    counts: Mapping[str, int]
 
 
 async def finish_open_rows(database: Database, within_s: float) -> list[str]:
@@ -40,8 +44,8 @@ async def finish_open_rows(database: Database, within_s: float) -> list[str]:
     return named("still open", (str(dict(row)) for row in rows))
 
 
-async def audit(
-    database: Database, daemon: Daemon, load: Load, struck_at: datetime | None
+async def audit_events(
+    database: Database, daemons: Sequence[Daemon], load: EventLoad, struck_at: datetime | None
 ) -> Audit:
     """Compare the ledger with what was sent and acknowledged."""
     recorded = {
@@ -85,10 +89,11 @@ async def audit(
     )
     problems += await _check_balances(database, settlements)
     problems += await faults(database)
-    verified = await daemon.ledger("GET", "/events/verify")
+    verified = await daemons[0].ledger("GET", "/events/verify")
     if verified != {"valid": True, "errors": [], "eventsChecked": journal.total()}:
         problems.append(f"the chain: {verified}")
-    return Audit(problems, None if struck_at is None else await _takeover_s(database, struck_at))
+    takeover_s = None if struck_at is None else await _takeover_s(database, struck_at)
+    return Audit(problems, takeover_s, {"payin_settle": journal.total()})
 
 
 async def _check_balances(database: Database, settlements: Sequence[Row]) -> list[str]:
@@ -118,7 +123,7 @@ async def _takeover_s(database: Database, struck_at: datetime) -> float | None:
 
 
 def named(fault: str, names: Iterable[str]) -> list[str]:
-    """Return the fault with the first of its names; nothing when there are none."""
+    """Return one line that says what is the fault of which, or nothing."""
     found = sorted(names)
     if not found:
         return []

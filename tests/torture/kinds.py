@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import trio
 from attrs import define, field, frozen
@@ -17,11 +18,13 @@ from tests.storage.deliveries import held, wait_for_locks
 from tests.torture.commit_cutter import CommitCutter
 from tests.torture.load import CLOSED, CUT, LATE, REFUSED, Load, get_status, in_time
 from tests.torture.site import ANSWER_DEADLINE_S, LEASE_S, STATEMENT_TIMEOUT_S, Daemon, Site
+from tests.torture.traffic import EVENTS, ORDERS, Traffic
 
 CUTS = 12
 DISK_BYTES = 256 * 1024 * 1024
 FULL_S = 1.0
 GROWTH_MAX_MIB = 64
+LEDGER_LOAD_S = 30.0
 TAKEOVER_MAX_S = LEASE_S + 5
 _LATE_BY_S = 1.0
 
@@ -61,8 +64,9 @@ class Round:
 class Kind:
     """``strike`` begins under load and returns when the service should be whole again.
 
-    Deliveries may come to ``outcomes`` and nothing else. ``daemons`` are their names, ``cuts`` puts
-    the cutting proxy before PostgreSQL, ``disk_bytes`` PostgreSQL on a disk of that size.
+    Requests may come to ``outcomes`` and nothing else. ``daemons`` are their names, ``cuts`` puts
+    the cutting proxy before PostgreSQL, ``disk_bytes`` PostgreSQL on a disk of that size. The load
+    lasts at least ``load_s``, about half of it before the strike.
     """
 
     strike: Callable[[Round], Awaitable[None]]
@@ -71,6 +75,8 @@ class Kind:
     cuts: bool = False
     takes_over: bool = False
     disk_bytes: int | None = None
+    traffic: Traffic[Any] = EVENTS
+    load_s: float = 0.0
 
 
 async def kill_daemon(round_: Round) -> None:
@@ -183,8 +189,17 @@ async def restart_in_turn(round_: Round) -> None:
         await round_.load.acknowledges(50)
 
 
+async def kill_one_of_two(round_: Round) -> None:
+    """Kill one of two daemons, let the other one work alone, then start the first again."""
+    killed = round_.rng.choice(round_.daemons)
+    await killed.kill()
+    await round_.load.acknowledges(500)
+    round_.ready_s = await killed.start()
+
+
 _FAILS = frozenset({200, 502, 503})
 _DIES = _FAILS | {REFUSED, CLOSED, CUT}
+_DECIDES: frozenset[int | str] = frozenset({200, 201, 400, 409, 422, REFUSED, CLOSED, CUT})
 
 KINDS: Mapping[str, Kind] = {
     "daemon": Kind(kill_daemon, _DIES, takes_over=True),
@@ -195,6 +210,9 @@ KINDS: Mapping[str, Kind] = {
     "full-disk": Kind(fill_disk, _FAILS, disk_bytes=DISK_BYTES),
     "zombie": Kind(wake_zombie, _FAILS | {CLOSED, CUT, LATE}, daemons=("a", "b"), takes_over=True),
     "rolling": Kind(restart_in_turn, frozenset({200, 503, REFUSED}), daemons=("a", "b")),
+    "ledger": Kind(
+        kill_one_of_two, _DECIDES, daemons=("a", "b"), traffic=ORDERS, load_s=LEDGER_LOAD_S
+    ),
 }
 
 

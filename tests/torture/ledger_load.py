@@ -1,261 +1,212 @@
-"""A load of money orders on the ledger's ports, which knows in the end what became of each.
+"""A load on the ledgers of several daemons: clients that pay in, out and around, and hold.
 
-Each client tells stories: a payin with its refunds or reversal, a transfer, a payout, a risk hold.
-An order whose answer does not come is sent again under its key to the next daemon, as callers do;
-some are sent to both daemons at once, and some again after they were answered.
+Each client has a daemon of its own. What nobody answered it sends again, under the same key, to the
+next one, until it is answered for good. Some requests go to all daemons at once, and some again
+when they are long answered.
 """
 
 import itertools
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from random import Random
-from typing import Self
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
-from tests.torture.load import Address, exchange
-from tests.torture.site import LEDGER_KEY
+from tests.torture.load import PAUSE_S, Client, Load
+from tests.torture.orders import Order, Place, accepts, hold, release, settlement, transfer
 
-BUCKETS = {"A": "available", "H": "held", "B": "bonded", "F": "feePool", "P": "promo"}
-CLEARING = "clearing:torture"
-PATIENCE_S, PAUSE_S = 10.0, 0.02
-_INGEST, _TRANSFER = "/v1/payments/settlements/ingest", "/v1/transfers"
-_APPLY, _RELEASE = "/v1/risk/holds/apply", "/v1/risk/holds/release-by-source"
-_SERVER_ERROR = 500
-
-Place = tuple[str, str]
-"""Whose money: an account as orders name it, and the letter of a bucket."""
+ANSWERED_MAX_S = 20.0
+CLEARING = ("clearing:torture.payouts", "clearing:torture.netting")
+_HOT_SHARE = 0.5
+_TOGETHER_SHARE = 0.2
+_AGAIN_SHARE = 0.1
+_LETTERS = "AAAAAAABFPH"
 
 
-@frozen
-class Order:
-    """One request; ``moves`` is what it does to the balances if it is accepted, in minor units."""
+@define(eq=False, kw_only=True)
+class LedgerLoad(Load):
+    """Gives orders of ``account_ids`` (by DID; the first account is the hot one).
 
-    key: str
-    path: str
-    body: Mapping[str, object]
-    moves: Mapping[Place, int]
-
-
-@define
-class Fate:
-    """What became of an order: each daemon's answers, and how often an answer did not come."""
-
-    order: Order
-    answers: list[tuple[int, Mapping[str, object]]] = field(factory=list)
-    lost_count: int = 0
-
-    @property
-    def accepted(self) -> Mapping[str, object] | None:
-        """Return the body of an acceptance, if there is one."""
-        return next((body for status, body in self.answers if status < 300), None)
-
-
-@define(eq=False)
-class LedgerLoad:
-    """``client_count`` clients a daemon on ``accounts``, whose first one is in half of all orders.
-
-    ``accounts`` are pairs of DID and account id. ``fates`` are the orders that were sent.
+    ``acknowledged`` has the keys of the accepted ones. After ``run`` each of ``orders`` has been
+    answered for good, or its ``answers`` are empty.
     """
 
-    addresses: Sequence[Address]
-    accounts: Sequence[tuple[str, str]]
-    client_count: int
-    rng: Random
-    fates: dict[str, Fate] = field(factory=dict, init=False)
-    latencies_s: list[float] = field(factory=list, init=False)
-    _numbers: Iterator[int] = field(factory=itertools.count, init=False)
-    _stopped: bool = field(default=False, init=False)
+    key: str
+    account_ids: Mapping[str, str]
+    seed: str
+    orders: list[Order] = field(factory=list, init=False)
+
+    @property
+    def sent_count(self) -> int:
+        return len(self.orders)
 
     async def run(self) -> None:
-        """Work until stopped; each client ends its story."""
-        async with trio.open_nursery() as nursery:
-            for number in range(self.client_count * len(self.addresses)):
-                nursery.start_soon(self._work, number)
+        """Give orders until stopped, then ask once more what was refused and may have come late.
 
-    def stop(self) -> None:
-        """Let the clients end."""
-        self._stopped = True
+        A refusal changes nothing. So what a daemon had begun, whose answer did not come, may have
+        been carried out after another daemon had refused it.
+        """
+        await super().run()
+        client = Client(self.patience_s)
+        for order in self.orders:
+            if order.unanswered_count and not order.is_accepted:
+                await self.send(order, client, 0)
+        client.close()
 
-    async def settle(self) -> None:
-        """Ask again for every refused order of which an answer was lost: that one may have come."""
-        async with _Client(self, 0) as client:
-            for fate in [fate for fate in self.fates.values() if fate.lost_count]:
-                if fate.accepted is None:
-                    await client.send(fate.order)
+    async def send(self, order: Order, client: Client, turn: int) -> None:
+        """Send an order to one daemon after another until it is answered for good."""
+        headers = {"authorization": f"Bearer {self.key}", "idempotency-key": order.key}
+        body = json.dumps(order.body).encode()
+        with trio.move_on_after(ANSWERED_MAX_S):
+            for address in self._in_turn(turn):
+                answer = await client.post(address, order.path, headers, body)
+                self.answers.append(answer)
+                if isinstance(answer.outcome, int) and answer.outcome < 500:
+                    order.answers.append(answer)
+                    if accepts(answer):
+                        self._acknowledge(order.key)
+                    return
+                order.unanswered_count += 1
+                await trio.sleep(PAUSE_S)
 
-    def outcomes(self) -> Counter[str]:
-        """Return how many answers of each status and code there were, and how many never came."""
-        found = Counter(
-            f"{status} {body.get('code', '')}".strip()
-            for fate in self.fates.values()
-            for status, body in fate.answers
-        )
-        found["lost"] = sum(fate.lost_count for fate in self.fates.values())
-        return found
-
-    async def _work(self, number: int) -> None:
-        stories = [_payin, _payin, _transfer, _transfer, _payout, _hold]
-        async with _Client(self, number) as client:
-            while not self._stopped:
-                await self.rng.choice(stories)(self, client)
-
-    def account(self) -> tuple[str, str]:
-        """Choose an account, the hot one half of the time."""
-        return self.accounts[0] if self.rng.random() < 0.5 else self.rng.choice(self.accounts)
-
-    def number(self) -> int:
-        """Return a number that no other order has."""
-        return next(self._numbers)
+    async def _work(self, worker: int, client: Client) -> None:
+        teller = _Teller(self, worker, client, Random(f"{self.seed}:{worker}"))
+        while not self._stopped.is_set():
+            await teller.tell()
 
 
 @define(eq=False)
-class _Client:
-    """One client and its connections, which it keeps for as long as they work."""
+class _Teller:
+    """One client, which tells stories: a payment, a payout, a hold or a transfer, with sequels."""
 
     load: LedgerLoad
-    number: int
-    _streams: dict[Address, trio.SocketStream] = field(factory=dict)
+    worker: int
+    client: Client
+    rng: Random
+    _numbers: Iterator[int] = field(factory=itertools.count, init=False)
+    _told: list[Order] = field(factory=list, init=False)
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def tell(self) -> None:
+        """Tell one story; now and then ask all of it again, each under its key."""
+        stories: Sequence[Callable[[str], Awaitable[None]]]
+        stories = (self._pay_in, self._refund, self._move, self._pay_out, self._hold)
+        self._told = []
+        (story,) = self.rng.choices(stories, (5, 1, 5, 4, 3))
+        await story(f"{self.worker}-{next(self._numbers)}")
+        self.load.orders += self._told
+        if self._happens(_AGAIN_SHARE):
+            await self._send(*self._told, turn=self.worker + 1)
 
-    async def __aexit__(self, *_error: object) -> None:
-        for stream in self._streams.values():
-            await trio.aclose_forcefully(stream)
+    async def _pay_in(self, name: str) -> None:
+        """Pay in, refund up to all of it twice, reverse it, and reverse a refund."""
+        did, amount_minor = self._account(), self._amount()
 
-    async def tell(self, order: Order) -> bool:
-        """Have an order answered, at times by both daemons or twice; say whether it is accepted."""
-        luck = self.load.rng.random()
-        if luck < 0.1:
-            async with _Client(self.load, self.number + 1) as twin, trio.open_nursery() as nursery:
-                nursery.start_soon(twin.send, order)
-                await self.send(order)
+        def settle(key: str, status: str) -> Order:
+            payment = (f"pi_{name}", "payin", status)
+            return settlement(f"{key}:{name}", payment, self._owner(did), amount_minor)
+
+        def refund(number: int, status: str, refund_minor: int) -> Order:
+            return settlement(
+                f"refund{number}:{name}:{status}",
+                (f"re{number}_{name}", "refund", status),
+                self._owner(did),
+                refund_minor,
+                refund_of=f"pi_{name}",
+            )
+
+        if self._happens(_TOGETHER_SHARE):
+            await self._ask(settle("payin", "confirmed"), settle("payin-twin", "confirmed"))
         else:
-            await self.send(order)
-            if luck > 0.9:
-                await self.send(order)
-        return self.load.fates[order.key].accepted is not None
+            await self._insist(settle("payin", "confirmed"))
+        parts = [self.rng.randint(1, amount_minor) for _ in range(2)]
+        refunds = [refund(number, "confirmed", part) for number, part in enumerate(parts)]
+        sequels = [*refunds, settle("reversal", "reversed")]
+        await self._ask(*self.rng.sample(sequels, self.rng.randint(0, len(sequels))))
+        if refunds[0].is_accepted and self._happens(_TOGETHER_SHARE):
+            await self._insist(refund(0, "reversed", parts[0]))
 
-    async def send(self, order: Order) -> None:
-        """Send an order until some daemon answers it."""
-        fate = self.load.fates.setdefault(order.key, Fate(order))
-        for attempt in itertools.count(self.number):
-            address = self.load.addresses[attempt % len(self.load.addresses)]
-            begun = trio.current_time()
-            try:
-                with trio.fail_after(PATIENCE_S):
-                    status, body = await self._exchange(address, order)
-            except (OSError, trio.BrokenResourceError, trio.TooSlowError):
-                fate.lost_count += 1
-                if address in self._streams:
-                    await trio.aclose_forcefully(self._streams.pop(address))
-            else:
-                if status < _SERVER_ERROR:
-                    self.load.latencies_s.append(trio.current_time() - begun)
-                    fate.answers.append((status, body))
-                    return
-                fate.lost_count += 1
-            await trio.sleep(PAUSE_S)
+    async def _refund(self, name: str) -> None:
+        """Refund what no payin is known of."""
+        payment = (f"re_{name}", "refund", "confirmed")
+        owner = self._owner(self._account())
+        await self._insist(settlement(f"refund:{name}", payment, owner, self._amount()))
 
-    async def _exchange(self, address: Address, order: Order) -> tuple[int, Mapping[str, object]]:
-        if address not in self._streams:
-            self._streams[address] = await trio.open_tcp_stream(*address)
-        headers = {"authorization": f"Bearer {LEDGER_KEY}", "idempotency-key": order.key}
-        status, raw, again = await exchange(
-            self._streams[address], "POST", order.path, headers, json.dumps(order.body).encode()
+    async def _move(self, name: str) -> None:
+        """Move an amount between any two buckets."""
+        source = self._place()
+        destination = self._place()
+        while destination == source:
+            destination = self._place()
+        await self._insist(transfer(f"transfer:{name}", source, destination, self._amount()))
+
+    async def _pay_out(self, name: str) -> None:
+        """Lock a payout, then finalise it or roll it back, or both at once, or neither."""
+        did, amount_minor = self._account(), self._amount()
+        held: Place = (did, "H")
+        lock = transfer(
+            f"payout:lock:{name}", (did, "A"), held, amount_minor, reserved_minor=amount_minor
         )
-        if not again:
-            await trio.aclose_forcefully(self._streams.pop(address))
-        body: Mapping[str, object] = json.loads(raw)
-        return status, body
+        await self._insist(lock)
+        if not lock.is_accepted:
+            return
+        finalize, rollback = (
+            transfer(f"payout:{end}:{name}", held, to, amount_minor, reserved_minor=-amount_minor)
+            for end, to in (("finalize", (CLEARING[0], "A")), ("rollback", (did, "A")))
+        )
+        await self._ask(*self.rng.sample([finalize, rollback], self.rng.choice((0, 1, 1, 1, 2))))
+        if finalize.is_accepted:
+            for status in ("confirmed", "reversed")[: self.rng.randint(0, 2)]:
+                payment = (f"po_{name}", "payout", status)
+                memo = settlement(f"{status}:{name}", payment, self._owner(did), amount_minor)
+                await self._insist(memo)
 
+    async def _hold(self, name: str) -> None:
+        """Hold an amount for a loss event and mostly release it, sometimes under two keys."""
+        did, amount_minor, source = self._account(), self._amount(), f"loss_{name}"
+        holds = [hold(f"hold{n}:{name}", source, did, amount_minor) for n in range(2)]
+        await self._some(holds)
+        applied = next((one for one in holds if one.is_accepted), None)
+        if applied is not None and not self._happens(_TOGETHER_SHARE):
+            await self._some([release(f"release{n}:{name}", source, applied) for n in range(2)])
 
-async def _payin(load: LedgerLoad, client: _Client) -> None:
-    """A payin, then nothing, its reversal, refunds that name it, or one that does not."""
-    did, account_id = load.account()
-    number, amount_minor = load.number(), load.rng.randint(1, 1000)
-    payment = f"pi_{number}"
+    async def _some(self, rivals: Sequence[Order]) -> None:
+        """Ask one of two rivals, or both at once."""
+        if self._happens(_TOGETHER_SHARE):
+            await self._ask(*rivals)
+        else:
+            await self._insist(rivals[0])
 
-    def ingest(name: str, minor: int, sign: int, **other: str) -> Order:
-        body = {
-            "provider": "stripe",
-            "external_payment_id": payment,
-            "direction": "payin",
-            "status": "confirmed",
-            "account_id": account_id,
-            "amount_minor": str(minor),
-            "currency": "USD",
-            **other,
-        }
-        return Order(f"{name}_{number}", _INGEST, body, {(did, "A"): sign * minor})
+    async def _insist(self, order: Order) -> None:
+        """Ask one order; sometimes every daemon at once."""
+        self._told.append(order)
+        times = len(self.load.addresses) if self._happens(_AGAIN_SHARE) else 1
+        await self._send(*[order] * times, turn=self.worker)
 
-    if not await client.tell(ingest("payin", amount_minor, 1)):
-        return
-    match load.rng.randrange(4):
-        case 0:
-            await client.tell(ingest("reversal", amount_minor, -1, status="reversed"))
-        case 1:
-            for part in range(2):
-                minor = load.rng.randint(1, amount_minor)
-                named = {"external_payment_id": f"re_{number}_{part}", "refund_of": payment}
-                await client.tell(ingest(f"part{part}", minor, -1, direction="refund", **named))
-        case 2:
-            named = {"external_payment_id": f"re_{number}"}
-            await client.tell(ingest("refund", amount_minor, -1, direction="refund", **named))
+    async def _ask(self, *orders: Order) -> None:
+        """Ask several orders at once, each of another daemon."""
+        self._told += orders
+        await self._send(*orders, turn=self.worker)
 
+    async def _send(self, *orders: Order, turn: int) -> None:
+        async with trio.open_nursery() as nursery:
+            for number, order in enumerate(orders, turn):
+                nursery.start_soon(self.load.send, order, self.client, number)
 
-def _moved(key: str, source: Place, destination: Place, amount_minor: int) -> Order:
-    body = {
-        "idempotency_key": key,
-        "currency": "USD",
-        "from": {"account": source[0], "bucket": source[1]},
-        "to": {"account": destination[0], "bucket": destination[1]},
-        "amount_minor": str(amount_minor),
-    }
-    return Order(key, _TRANSFER, body, {source: -amount_minor, destination: amount_minor})
+    def _happens(self, share: float) -> bool:
+        return self.rng.random() < share
 
+    def _amount(self) -> int:
+        """Return mostly small and sometimes large amounts, so that balances stay low."""
+        return int(10 ** self.rng.uniform(1, 3.7))
 
-async def _transfer(load: LedgerLoad, client: _Client) -> None:
-    """A move between any two places, not out of what payouts and holds rely on."""
-    names = [load.account()[0], load.account()[0], CLEARING]
-    source = (load.rng.choice(names), load.rng.choice("AABFP"))
-    destination = (load.rng.choice(names), load.rng.choice("AAHBFP"))
-    if source != destination:
-        key = f"transfer_{load.number()}"
-        await client.tell(_moved(key, source, destination, load.rng.randint(1, 500)))
+    def _account(self) -> str:
+        hot, *others = self.load.account_ids
+        return hot if self._happens(_HOT_SHARE) else self.rng.choice(others)
 
+    def _owner(self, did: str) -> tuple[str, str]:
+        return did, self.load.account_ids[did]
 
-async def _payout(load: LedgerLoad, client: _Client) -> None:
-    """A payout's lock and both of its ends, of which one is refused."""
-    did, number, amount_minor = load.account()[0], load.number(), load.rng.randint(1, 500)
-    available, held = (did, "A"), (did, "H")
-    ends = [
-        _moved(f"payout:finalize:{number}", held, (CLEARING, "A"), amount_minor),
-        _moved(f"payout:rollback:{number}", held, available, amount_minor),
-    ]
-    load.rng.shuffle(ends)
-    if await client.tell(_moved(f"payout:lock:{number}", available, held, amount_minor)):
-        for end in ends:
-            await client.tell(end)
-
-
-async def _hold(load: LedgerLoad, client: _Client) -> None:
-    """A risk hold, and most often its release under two keys, of which one is refused."""
-    did, number, amount_minor = load.account()[0], load.number(), load.rng.randint(1, 500)
-    source = {"source_loss_event_id": f"loss_{number}"}
-    moves = {(did, "A"): -amount_minor, (did, "H"): amount_minor}
-    apply = {
-        **source,
-        "idempotency_key": f"hold_{number}",
-        "account": did,
-        "amount_minor": str(amount_minor),
-        "reason": "torture",
-    }
-    held = await client.tell(Order(f"hold_{number}", _APPLY, apply, moves))
-    if held and load.rng.random() < 0.8:
-        back = {place: -minor for place, minor in moves.items()}
-        for key in (f"release_{number}", f"again_{number}"):
-            await client.tell(Order(key, _RELEASE, {**source, "idempotency_key": key}, back))
+    def _place(self) -> Place:
+        who = self.rng.choice(CLEARING) if self._happens(_TOGETHER_SHARE) else self._account()
+        return who, self.rng.choice(_LETTERS)

@@ -1,4 +1,4 @@
-"""A load of distinct signed events, which remembers every answer each of them got.
+"""A load from many workers, which remembers every answer, and the one of distinct signed events.
 
 Plain HTTP/1.1 over trio: a refused connection, one that ends before the answer and an answer that
 does not come are three different things here.
@@ -9,8 +9,9 @@ import json
 import math
 import select
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -36,20 +37,20 @@ class Sent:
 
 @frozen
 class Answer:
-    """What one delivery came to; times in seconds.
+    """What one request came to; times in seconds. ``body`` is there when ``outcome`` is a status.
 
     ``outcome`` is the status, or ``refused``, ``closed`` (a connection kept from the request before
     ended instead of an answer), ``cut`` (a fresh one did) or ``late`` (no answer in time).
     """
 
-    event_id: str
     outcome: int | str
+    body: bytes
     begun_at: float
     took_s: float
 
 
 async def exchange(
-    stream: trio.SocketStream, method: str, path: str, headers: dict[str, str], body: bytes = b""
+    stream: trio.SocketStream, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
 ) -> tuple[int, bytes, bool]:
     """Send one request and return status, body and whether the connection may be used again.
 
@@ -100,47 +101,96 @@ def in_time(within_s: float, what: str) -> Iterator[None]:
 
 
 @define(eq=False)
-class Load:
-    """Delivers events from ``concurrency`` workers to the daemons in turn, until stopped.
+class Client:
+    """Sends requests, any number at once, over connections that it keeps; waits ``patience_s``."""
 
-    An event that was not acknowledged is delivered again, to the next daemon, as Stripe would; a
-    worker waits ``patience_s`` for an answer. ``committed`` says that any 200 acknowledges, not
-    only one that tells of the ledger.
+    patience_s: float
+    _idle: defaultdict[Address, list[trio.SocketStream]] = field(
+        factory=lambda: defaultdict(list), init=False
+    )
+
+    async def post(
+        self, address: Address, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Answer:
+        """Send one request and return what it came to, whatever that is."""
+        begun_at = trio.current_time()
+        outcome: int | str = LATE
+        answer, keep = b"", False
+        stream = self._kept(address)
+        is_kept = stream is not None
+        try:
+            with trio.move_on_after(self.patience_s):
+                try:
+                    stream = stream or await trio.open_tcp_stream(*address)
+                except OSError:
+                    outcome = REFUSED
+                else:
+                    try:
+                        outcome, answer, keep = await exchange(stream, "POST", path, headers, body)
+                    except (OSError, trio.BrokenResourceError):
+                        outcome = CLOSED if is_kept else CUT
+        finally:
+            if stream is not None and keep:
+                self._idle[address].append(stream)
+            elif stream is not None:
+                stream.socket.close()
+        return Answer(outcome, answer, begun_at, trio.current_time() - begun_at)
+
+    def close(self) -> None:
+        for stream in itertools.chain.from_iterable(self._idle.values()):
+            stream.socket.close()
+
+    def _kept(self, address: Address) -> trio.SocketStream | None:
+        """Return a connection to use again, unless the daemon has closed them."""
+        while self._idle[address]:
+            stream = self._idle[address].pop()
+            if not _has_news(stream):
+                return stream
+            stream.socket.close()
+        return None
+
+
+@define(eq=False, kw_only=True)
+class Load(ABC):
+    """Sends requests from ``concurrency`` workers to the daemons, until stopped.
+
+    A worker waits ``patience_s`` for an answer. What was not answered for good is sent again, to
+    the next daemon. ``acknowledged`` has the names of what was.
     """
 
     addresses: Sequence[Address]
-    secret: str
-    account_ids: Sequence[str]
     concurrency: int
-    committed: bool
     patience_s: float
-    sent: dict[str, Sent] = field(factory=dict, init=False)
     answers: list[Answer] = field(factory=list, init=False)
     acknowledged: set[str] = field(factory=set, init=False)
-    _numbers: Iterator[int] = field(factory=itertools.count, init=False)
     _stopped: trio.Event = field(factory=trio.Event, init=False)
     _news: trio.Event = field(factory=trio.Event, init=False)
 
+    @property
+    @abstractmethod
+    def sent_count(self) -> int:
+        """How many different things were sent."""
+
     async def run(self) -> None:
-        """Deliver until stopped; each worker then gives its last event one more try."""
+        """Send until stopped; each worker then finishes what it is at."""
         async with trio.open_nursery() as nursery:
             for worker in range(self.concurrency):
-                nursery.start_soon(self._work, worker)
+                nursery.start_soon(self._employ, worker)
 
     def stop(self) -> None:
-        """Send no new events."""
+        """Begin nothing new."""
         self._stopped.set()
 
     async def acknowledges(self, count: int, *, within_s: float = 30.0) -> None:
-        """Wait until this many more events are acknowledged."""
+        """Wait until this many more of what was sent are acknowledged."""
         goal = len(self.acknowledged) + count
-        with in_time(within_s, f"{count} more acknowledged events"):
+        with in_time(within_s, f"{count} more acknowledgements"):
             while len(self.acknowledged) < goal:
                 self._news = trio.Event()
                 await self._news.wait()
 
     def outcomes(self, since: float = -math.inf) -> Counter[int | str]:
-        """Return how often each outcome came up among deliveries begun ``since`` then."""
+        """Return how often each outcome came up among requests begun ``since`` then."""
         return Counter(answer.outcome for answer in self.answers if answer.begun_at >= since)
 
     def p99_s(self) -> float:
@@ -148,25 +198,54 @@ class Load:
         took = sorted(a.took_s for a in self.answers if isinstance(a.outcome, int))
         return took[math.ceil(0.99 * len(took)) - 1]
 
-    async def _work(self, worker: int) -> None:
-        streams: dict[Address, trio.SocketStream] = {}
+    @abstractmethod
+    async def _work(self, worker: int, client: Client) -> None:
+        """Send requests until stopped."""
+
+    async def _employ(self, worker: int) -> None:
+        client = Client(self.patience_s)
         try:
-            for turn in itertools.count(worker):
-                if self._stopped.is_set():
-                    return
-                sent = self._next()
-                for address in self._in_turn(turn):
-                    await self._deliver(sent, address, streams)
-                    if sent.event_id in self.acknowledged or self._stopped.is_set():
-                        break
-                    with trio.move_on_after(PAUSE_S):
-                        await self._stopped.wait()
+            await self._work(worker, client)
         finally:
-            for stream in streams.values():
-                stream.socket.close()
+            client.close()
+
+    def _acknowledge(self, name: str) -> None:
+        self.acknowledged.add(name)
+        self._news.set()
 
     def _in_turn(self, first: int) -> Iterator[Address]:
+        """Return the daemons one after another, endlessly; they may change meanwhile."""
         return (self.addresses[n % len(self.addresses)] for n in itertools.count(first))
+
+
+@define(eq=False, kw_only=True)
+class EventLoad(Load):
+    """Delivers distinct signed events, each again until it is acknowledged, as Stripe would.
+
+    ``committed`` says that any 200 acknowledges, not only one that tells of the ledger.
+    """
+
+    secret: str
+    account_ids: Sequence[str]
+    committed: bool
+    sent: dict[str, Sent] = field(factory=dict, init=False)
+    _numbers: Iterator[int] = field(factory=itertools.count, init=False)
+
+    @property
+    def sent_count(self) -> int:
+        return len(self.sent)
+
+    async def _work(self, worker: int, client: Client) -> None:
+        for turn in itertools.count(worker):
+            if self._stopped.is_set():
+                return
+            sent = self._next()
+            for address in self._in_turn(turn):
+                await self._deliver(sent, address, client)
+                if sent.event_id in self.acknowledged or self._stopped.is_set():
+                    break
+                with trio.move_on_after(PAUSE_S):
+                    await self._stopped.wait()
 
     def _next(self) -> Sent:
         number = next(self._numbers)
@@ -185,38 +264,13 @@ class Load:
         self.sent[sent.event_id] = sent
         return sent
 
-    async def _deliver(
-        self, sent: Sent, address: Address, streams: dict[Address, trio.SocketStream]
-    ) -> None:
-        begun_at = trio.current_time()
-        outcome: int | str = LATE
-        keep, is_kept = False, True
-        if address in streams and _has_news(streams[address]):
-            streams.pop(address).socket.close()
-        with trio.move_on_after(self.patience_s):
-            try:
-                if address not in streams:
-                    is_kept = False
-                    streams[address] = await trio.open_tcp_stream(*address)
-            except OSError:
-                outcome = REFUSED
-            else:
-                try:
-                    outcome, keep = await self._post(sent, streams[address])
-                except (OSError, trio.BrokenResourceError):
-                    outcome = CLOSED if is_kept else CUT
-        if not keep and address in streams:
-            streams.pop(address).socket.close()
-        self.answers.append(
-            Answer(sent.event_id, outcome, begun_at, trio.current_time() - begun_at)
-        )
-
-    async def _post(self, sent: Sent, stream: trio.SocketStream) -> tuple[int, bool]:
+    async def _deliver(self, sent: Sent, address: Address, client: Client) -> None:
         signature = signature_header(sent.body, secret=self.secret, timestamp_s=int(time.time()))
-        status, body, keep = await exchange(
-            stream, "POST", "/v1/stripe/webhook", {"stripe-signature": signature}, sent.body
+        answer = await client.post(
+            address, "/v1/stripe/webhook", {"stripe-signature": signature}, sent.body
         )
-        if status == 200 and (self.committed or json.loads(body)["forwarded_to_ledger"]):
-            self.acknowledged.add(sent.event_id)
-            self._news.set()
-        return status, keep
+        self.answers.append(answer)
+        if answer.outcome == 200 and (
+            self.committed or json.loads(answer.body)["forwarded_to_ledger"]
+        ):
+            self._acknowledge(sent.event_id)

@@ -11,19 +11,22 @@ from attrs import frozen
 
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.embedded import SOCKET_NAME
-from tests.torture.audit import audit, finish_open_rows
+from tests.torture.audit import finish_open_rows
 from tests.torture.commit_cutter import CommitCutter
 from tests.torture.kinds import KINDS, TAKEOVER_MAX_S, Kind, Round
-from tests.torture.load import Load
-from tests.torture.site import ANSWER_DEADLINE_S, LEASE_S, SECRET, Daemon, Site, open_site
+from tests.torture.site import LEASE_S, Daemon, Site, open_site
+from tests.torture.traffic import Plan
 
 READY_MAX_S = 5.0
-ACCOUNTS = 4
+ACCOUNTS = 10
 
 
 @frozen
 class Result:
-    """What one round came to; it held when ``problems`` is empty. Times in seconds."""
+    """What one round came to; it held when ``problems`` is empty. Times in seconds.
+
+    ``counts`` are events of the journal by type, and refusals by code.
+    """
 
     kind: str
     seed: str
@@ -31,6 +34,8 @@ class Result:
     sent_count: int
     acknowledged_count: int
     outcomes: dict[str, int]
+    counts: dict[str, int]
+    load_s: float
     ready_s: float | None
     takeover_s: float | None
     p99_s: float | None
@@ -64,8 +69,13 @@ async def open_kind_site(name: str, folder: Path) -> AsyncIterator[Site]:
             yield site
 
 
-async def run_round(site: Site, name: str, seed: str, concurrency: int) -> Result:
-    """Run one round; what it does and when follows from ``seed``."""
+async def run_round(
+    site: Site, name: str, seed: str, concurrency: int, load_s: float | None = None
+) -> Result:
+    """Run one round; what it does and when follows from ``seed``.
+
+    The load lasts at least ``load_s``, or as long as the kind says.
+    """
     rng, kind = Random(seed), KINDS[name]
     acknowledge = rng.choice(("attempted", "committed"))
     database_name = await site.create_database()
@@ -74,37 +84,48 @@ async def run_round(site: Site, name: str, seed: str, concurrency: int) -> Resul
         cutter = await nursery.start(_run_cutter, site) if kind.cuts else None
         daemon_url = database_url if cutter is None else cutter.dsn_of(database_name)
         async with site.daemons(kind.daemons, daemon_url, acknowledge) as daemons:
-            account_ids = [await _open_account(daemons[0], n) for n in range(ACCOUNTS)]
-            load = Load(
-                [daemon.address for daemon in daemons],
-                SECRET,
-                account_ids,
-                concurrency,
-                acknowledge == "committed",
-                patience_s=2 * ANSWER_DEADLINE_S,
-            )
+            account_ids = await open_accounts(daemons[0])
+            load = kind.traffic.load(Plan(daemons, account_ids, concurrency, acknowledge, seed))
             round_ = Round(site, daemons, load, rng, database_url, cutter)
-            result = await _run(round_, kind, name, seed, acknowledge)
+            result = await _run(
+                round_, kind, name, seed, acknowledge, kind.load_s if load_s is None else load_s
+            )
         nursery.cancel_scope.cancel()
     await site.drop_database(database_name)
     return result
 
 
-async def _run(round_: Round, kind: Kind, name: str, seed: str, acknowledge: str) -> Result:
-    load, takeover_s = round_.load, None
+async def open_accounts(daemon: Daemon) -> dict[str, str]:
+    """Open the accounts of a load; return their ids by DID."""
+    accounts = [
+        await daemon.ledger("POST", "/accounts", {"did": f"did:key:torture-{number}"})
+        for number in range(ACCOUNTS)
+    ]
+    return {str(account["did"]): str(account["id"]) for account in accounts}
+
+
+async def _run(
+    round_: Round, kind: Kind, name: str, seed: str, acknowledge: str, load_s: float
+) -> Result:
+    load, takeover_s, counts = round_.load, None, {}
+    begun_at = ended_at = trio.current_time()
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.run)
             await load.acknowledges(round_.rng.randint(100, 400))
             await trio.sleep(round_.rng.uniform(0, 0.2))
+            await trio.sleep_until(begun_at + load_s * round_.rng.uniform(0.4, 0.6))
             await kind.strike(round_)
             await load.acknowledges(200)
+            await trio.sleep_until(begun_at + load_s)
             load.stop()
+        ended_at = trio.current_time()
         async with open_database(round_.database_url) as database:
             round_.problems += await finish_open_rows(database, LEASE_S + 5)
-            found = await audit(database, round_.daemons[0], load, round_.struck_at)
+            found = await kind.traffic.audit(database, round_.daemons, load, round_.struck_at)
         round_.problems += found.problems
         takeover_s = found.takeover_s if kind.takes_over else None
+        counts = dict(sorted(found.counts.items()))
     except* AssertionError as group:
         round_.problems += [str(fault) for fault in group.exceptions]
     outcomes = load.outcomes()
@@ -120,9 +141,11 @@ async def _run(round_: Round, kind: Kind, name: str, seed: str, acknowledge: str
         name,
         seed,
         acknowledge,
-        len(load.sent),
+        load.sent_count,
         len(load.acknowledged),
         {str(outcome): n for outcome, n in sorted(outcomes.items(), key=str)},
+        counts,
+        ended_at - begun_at,
         round_.ready_s,
         takeover_s,
         load.p99_s(),
@@ -137,8 +160,3 @@ async def _run_cutter(site: Site, *, task_status: trio.TaskStatus[CommitCutter])
     async with trio.open_nursery() as nursery:
         await nursery.start(cutter.run)
         task_status.started(cutter)
-
-
-async def _open_account(daemon: Daemon, number: int) -> str:
-    account = await daemon.ledger("POST", "/accounts", {"did": f"did:key:torture-{number}"})
-    return str(account["id"])

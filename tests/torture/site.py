@@ -57,7 +57,7 @@ class Daemon:
     config_path: Path
     log_path: Path
     address: Address
-    ledger_url: str
+    ledger_address: Address
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -118,7 +118,8 @@ class Daemon:
     ) -> Mapping[str, object]:
         """Ask the ledger's port and return its answer."""
         headers = {"authorization": f"Bearer {LEDGER_KEY}"}
-        async with httpx.AsyncClient(base_url=self.ledger_url, timeout=30) as client:
+        base_url = "http://{}:{}".format(*self.ledger_address)
+        async with httpx.AsyncClient(base_url=base_url, timeout=30) as client:
             answer = await client.request(method, path, headers=headers, json=json)
         body: Mapping[str, object] = answer.json()
         return body
@@ -195,7 +196,7 @@ class Site:
         )
         log_path = self.folder / f"{name}.log"
         log_path.write_text("")
-        return Daemon(config_path, log_path, ("127.0.0.1", port), f"http://127.0.0.1:{ledger_port}")
+        return Daemon(config_path, log_path, ("127.0.0.1", port), ("127.0.0.1", ledger_port))
 
 
 @asynccontextmanager

@@ -1,79 +1,89 @@
-"""The audit of a ledger round: it is content with a sound book, and names each kind of lie."""
+"""The audit of a ledger can fail: what is changed behind its back, or answered twice, is named."""
 
-from collections.abc import Callable, Mapping
-from random import Random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
-import pytest
+import trio
+from attrs import evolve
 
-from clawsettle.domain.transfers import parse_transfer
-from tests.domain.ledger_cases import ALICE, ALICE_DID, BOB_DID, request
-from tests.storage.books import done, open_accounts, open_book
-from tests.torture.ledger_load import Fate, LedgerLoad, Order, Place
-from tests.torture.ledger_round import audit_ledger
+from clawsettle.storage.bridge import Database, Transaction, open_database
+from tests.torture.load import Answer
+from tests.torture.orders import Order, accepts
+from tests.torture.round import open_accounts
+from tests.torture.site import open_site
+from tests.torture.traffic import ORDERS, Plan
 
-Fates = dict[str, Fate]
-A_PAYIN, A_TRANSFER = "k1", "t1"
+CLIENTS = 8
+HOT, OTHER = "did:key:torture-0", "did:key:torture-1"
 
-
-def _fate(key: str, moves: Mapping[Place, int], body: Mapping[str, object]) -> Fate:
-    return Fate(Order(key, "/any", {}, moves), [(200, body)])
-
-
-def _is_not_told_of(fates: Fates) -> None:
-    del fates[A_TRANSFER]
-
-
-def _is_refused(fates: Fates) -> None:
-    fates[A_TRANSFER].answers = [(400, {"code": "INSUFFICIENT_FUNDS"})]
-
-
-def _is_another_event(fates: Fates) -> None:
-    fates[A_TRANSFER].answers.append((200, {"event_id": "evt_other"}))
+_BONDED = "UPDATE ledger_account SET bonded_minor = bonded_minor + 1 WHERE did = $1"
+_RESERVED = "UPDATE ledger_account SET reserved_minor = reserved_minor + 1 WHERE did = $1"
+_RELEASED = (
+    "DELETE FROM ledger_reservation AS r USING ledger_account AS a"
+    " WHERE a.account_id = r.account_id AND a.did = $1 AND r.closed_event_id IS NULL"
+)
+_GONE = "DELETE FROM ledger_event WHERE idempotency_key = $1"
+_RENAMED = "UPDATE ledger_event SET idempotency_key = 'nobody' WHERE idempotency_key = $1"
+_MISNAMED = "UPDATE ledger_event SET idempotency_key = $2 WHERE idempotency_key = $1"
+_ANOTHER = "UPDATE ledger_event SET event_id = 'evt_another' WHERE idempotency_key = $1"
 
 
-def _is_the_others_event(fates: Fates) -> None:
-    fates[A_TRANSFER].answers = [(200, {"event_id": fates[A_PAYIN].answers[0][1]["event_id"]})]
+async def test_each_fault_in_the_books_is_named() -> None:
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        async with open_site(Path(folder)) as site:
+            url = site.server.dsn_of(await site.create_database())
+            async with site.daemons(("a", "b"), url, "attempted") as daemons:
+                accounts = await open_accounts(daemons[0])
+                load = ORDERS.load(Plan(daemons, accounts, CLIENTS, "attempted", "audit"))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(load.run)
+                    await load.acknowledges(300)
+                    load.stop()
+                async with open_database(url) as database:
+
+                    async def finds(fault: str) -> bool:
+                        found = await ORDERS.audit(database, daemons, load, None)
+                        return any(problem.startswith(fault) for problem in found.problems)
+
+                    assert not await finds("")
+                    for sql, arguments, fault in changes(load.orders):
+                        assert not await finds(fault)
+                        await change(database, sql, arguments)
+                        assert await finds(fault), fault
+                    order = next(order for order in load.orders if order.is_accepted)
+                    order.answers.append(another_answer(order))
+                    assert await finds("accepted with the events ['evt_")
 
 
-def _is_of_another_amount(fates: Fates) -> None:
-    fates[A_TRANSFER] = _fate(A_TRANSFER, {(ALICE_DID, "A"): -1}, fates[A_TRANSFER].answers[0][1])
+def changes(orders: Sequence[Order]) -> Sequence[tuple[str, Sequence[str], str]]:
+    """Statements with their arguments, and what the audit says of what they change."""
+    transfers = [one for one in orders if one.path == "/v1/transfers"]
+    refused = next(one.key for one in transfers if not one.is_accepted)
+    gone, renamed, misnamed, other = [one.key for one in transfers if one.is_accepted][:4]
+    return (
+        (_BONDED, [HOT], f"bonded_minor of {HOT} is "),
+        (_RESERVED, [OTHER], f"reserved_minor of {OTHER} is "),
+        (_RELEASED, [HOT], f"the reservations of {HOT} are 0 in all"),
+        (_GONE, [gone], f"accepted, but not in the journal: {gone}"),
+        (_RENAMED, [renamed], "in the journal, but nobody's: nobody"),
+        (_MISNAMED, [misnamed, refused], f"refused, but in the journal: {refused}"),
+        (_ANOTHER, [other], f"in the journal otherwise than answered: {other}"),
+    )
 
 
-LIES: dict[str, Callable[[Fates], None] | None] = {
-    "": None,
-    "an event nobody was told of: ": _is_not_told_of,
-    "refused, but in the journal: t1": _is_refused,
-    "accepted, but not by one event: t1": _is_another_event,
-    "one event for two orders: ": _is_the_others_event,
-    "a bucket is not the sum of its orders: ": _is_of_another_amount,
-}
+async def change(database: Database, sql: str, arguments: Sequence[str]) -> None:
+    """Change a table as somebody could who may do everything."""
+
+    async def work(transaction: Transaction) -> None:
+        await transaction.script("SET LOCAL session_replication_role = replica")
+        await transaction.fetch(sql, *arguments)
+
+    await database.transaction(work)
 
 
-@pytest.mark.parametrize(("said", "lie"), LIES.items(), ids=lambda value: str(value)[:30])
-async def test_what_clients_were_told_and_the_books_do_not_say_is_named(
-    database_url: str, said: str, lie: Callable[[Fates], None] | None
-) -> None:
-    body = {
-        "idempotency_key": A_TRANSFER,
-        "currency": "USD",
-        "from": {"account": ALICE_DID, "bucket": "A"},
-        "to": {"account": BOB_DID, "bucket": "P"},
-        "amount_minor": "300",
-    }
-    moves = {(ALICE_DID, "A"): -300, (BOB_DID, "P"): 300}
-    async with open_book(database_url) as book:
-        await open_accounts(book)
-        payin, moved = await done(
-            book, request(A_PAYIN), parse_transfer(body, currency=book.currency)
-        )
-        event = payin.body["event"]
-        assert isinstance(event, dict)
-        load = LedgerLoad([], [(ALICE_DID, ALICE)], 1, Random(1))
-        load.fates = {
-            A_PAYIN: _fate(A_PAYIN, {(ALICE_DID, "A"): 1000}, {"event_id": event["id"]}),
-            A_TRANSFER: _fate(A_TRANSFER, moves, dict(moved.body)),
-        }
-        if lie is not None:
-            lie(load.fates)
-        problems = await audit_ledger(book.database, load)
-        assert any(problem.startswith(said) for problem in problems) if lie else problems == []
+def another_answer(order: Order) -> Answer:
+    """An answer that accepts an order as before, but names another event."""
+    answer = next(filter(accepts, order.answers))
+    (event_id,) = order.event_ids()
+    return evolve(answer, body=answer.body.replace(event_id.encode(), b"evt_another"))

@@ -1,0 +1,65 @@
+"""What is sent to the daemons of a round, and how their books are then compared with it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from attrs import frozen
+
+from clawsettle.storage.bridge import Database
+from tests.torture.audit import Audit, audit_events
+from tests.torture.ledger_audit import audit_orders
+from tests.torture.ledger_load import LedgerLoad
+from tests.torture.load import EventLoad, Load
+from tests.torture.site import ANSWER_DEADLINE_S, LEDGER_KEY, SECRET, Daemon
+
+PATIENCE_S = 2 * ANSWER_DEADLINE_S
+AnyLoad = TypeVar("AnyLoad", bound=Load)
+
+
+@frozen
+class Plan:
+    """What a round has prepared for a load: its daemons and ``account_ids`` by DID.
+
+    ``acknowledge`` is when the daemons answer an event; ``seed`` chooses what is sent.
+    """
+
+    daemons: Sequence[Daemon]
+    account_ids: Mapping[str, str]
+    concurrency: int
+    acknowledge: str
+    seed: str
+
+
+@frozen
+class Traffic(Generic[AnyLoad]):
+    """A kind of load and the audit that belongs to it."""
+
+    load: Callable[[Plan], AnyLoad]
+    audit: Callable[[Database, Sequence[Daemon], AnyLoad, datetime | None], Awaitable[Audit]]
+
+
+def _event_load(plan: Plan) -> EventLoad:
+    return EventLoad(
+        addresses=[daemon.address for daemon in plan.daemons],
+        concurrency=plan.concurrency,
+        patience_s=PATIENCE_S,
+        secret=SECRET,
+        account_ids=list(plan.account_ids.values()),
+        committed=plan.acknowledge == "committed",
+    )
+
+
+def _ledger_load(plan: Plan) -> LedgerLoad:
+    return LedgerLoad(
+        addresses=[daemon.ledger_address for daemon in plan.daemons],
+        concurrency=plan.concurrency,
+        patience_s=PATIENCE_S,
+        key=LEDGER_KEY,
+        account_ids=plan.account_ids,
+        seed=plan.seed,
+    )
+
+
+EVENTS = Traffic(_event_load, audit_events)
+ORDERS = Traffic(_ledger_load, audit_orders)
