@@ -26,7 +26,6 @@ IMPOSSIBLE = {
     "ledger_event_bucket_known": "UPDATE ledger_event SET bucket = 'A'",
     "ledger_event_id_once": "UPDATE ledger_event SET event_id = 'evt_1'",
     "ledger_event_key_once": "UPDATE ledger_event SET idempotency_key = 'k1'",
-    "ledger_event_link_once": "UPDATE ledger_event SET previous_hash = repeat('0', 64)",
     "ledger_posting_moves": "UPDATE ledger_posting SET delta_minor = 0",
     "ledger_posting_bucket_known": "UPDATE ledger_posting SET bucket = 'A'",
     "ledger_tail_single": "UPDATE ledger_tail SET one = false",

@@ -109,7 +109,7 @@ WITH moved AS (
             network = excluded.network, rail = excluded.rail, metadata = excluded.metadata,
             provider_created_at = excluded.provider_created_at,
             provider_updated_at = excluded.provider_updated_at, settled_at = excluded.settled_at,
-            refund_of = excluded.refund_of, latest_event_id = excluded.latest_event_id,
+            latest_event_id = excluded.latest_event_id,
             updated_at = excluded.updated_at
 ), answers AS (
     INSERT INTO ledger_ingestion
