@@ -279,6 +279,7 @@ def release_key(hold_id: str, event: Event) -> str:
 
 
 def _applied_hash(**facts: object) -> str:
+    # In ASCII, unlike canonical JSON: a forged row may hold what UTF-8 has no bytes for.
     return sha256_hex(json.dumps(facts, sort_keys=True))
 
 
