@@ -1,8 +1,9 @@
 -- The whole ledger: clearing accounts, transfers, reservations behind the held bucket, risk holds,
 -- the link from a refund to its payin, and a second hash that covers what the first leaves out.
 -- Locks: the ledger's tables, exclusively, while the new hash of every event is computed, in one
--- statement that has to end within the migrations' statement timeout. Stop the daemons of the release before first: they do not know the second
--- hash, so the database refuses what they write, and their requests wait for the next release.
+-- statement that has to end within the migrations' statement timeout. Stop the daemons of the release
+-- before first: they do not know the second hash, so the database refuses what they write, and their
+-- requests wait for the next release.
 
 ALTER TABLE ledger_account
     ADD COLUMN domain text,
