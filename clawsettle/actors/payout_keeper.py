@@ -323,7 +323,7 @@ class PayoutKeeper:
 
     async def _watch(self, payout_id: str) -> DriveEnd:
         """Look at a payout that somebody else works on until nobody does."""
-        payout = await tenacity.AsyncRetrying(
+        payout: Payout = await tenacity.AsyncRetrying(
             retry=tenacity.retry_if_result(lambda payout: payout.lease_token is not None),
             wait=tenacity.wait_exponential(multiplier=_WATCH_S, max=_WATCH_MAX_S),
             sleep=trio.sleep,
@@ -390,9 +390,7 @@ class PayoutKeeper:
         return DriveEnd(payout, refusal or failure)
 
 
-def _known(
-    request: PayoutRequest, destination: Destination, payout: Payout | None
-) -> _Known:
+def _known(request: PayoutRequest, destination: Destination, payout: Payout | None) -> _Known:
     """Return the payout under a request's key, if it is what is asked for now."""
     if payout is None:
         details = {"account_id": request.account_id}
