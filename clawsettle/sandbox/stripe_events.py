@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
+from clawsettle.domain.stripe_events import STRIPE_API_VERSION
 from clawsettle.domain.stripe_signature import sign
 
 _ALPHABET = string.ascii_letters + string.digits
-_API_VERSION = "2026-09-30.basil"
 
 
 @frozen
@@ -46,7 +46,7 @@ def stripe_event(plan: EventPlan) -> dict[str, object]:
     return {
         "id": plan.event_id,
         "object": "event",
-        "api_version": _API_VERSION,
+        "api_version": STRIPE_API_VERSION,
         "created": plan.created_s,
         "data": data,
         "livemode": plan.livemode,
