@@ -19,12 +19,9 @@ from clawsettle.sandbox.clock import SandboxClock
 from clawsettle.sandbox.http1 import Reply, Request, serve_http1
 from clawsettle.sandbox.stripe_api import StripeApi
 from clawsettle.sandbox.stripe_objects import Json, event_object, stripe_id
-from clawsettle.sandbox.stripe_quirks import Fate
+from clawsettle.sandbox.stripe_quirks import FATE_KEY, Fate
 from clawsettle.sandbox.stripe_state import StripeState
 from clawsettle.sandbox.stripe_webhooks import ATTEMPT_TIMEOUT_S, Webhooks
-
-FATE_KEY: Final = "simulate"
-"""The key in a payout's metadata that chooses its fate, by the fate's name."""
 
 _ONBOARDING: Final = "/connect/onboard/"
 
