@@ -19,7 +19,7 @@ import trio
 from attrs import define, field, frozen
 
 from clawsettle.actors.mailbox import Mailbox, Reply
-from clawsettle.clients.ledger import Ledger
+from clawsettle.clients.ledger import SettlementLedger
 from clawsettle.domain.errors import ClawsettleError, StorageError
 from clawsettle.domain.forwarding import (
     AttemptOutcome,
@@ -87,7 +87,7 @@ class SettlementForwarder:
     """
 
     outbox: SettlementOutbox
-    ledger: Ledger
+    ledger: SettlementLedger
     policy: RetryPolicy
     capacity: int
     in_flight_max: int

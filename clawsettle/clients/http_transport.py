@@ -88,21 +88,30 @@ class HttpTransport:
         if parts.scheme == "https":
             self.tls = self.tls or ssl.create_default_context()
 
+    async def get(self, path: str, headers: Mapping[str, str]) -> Answer:
+        """Ask for ``path`` below the base URL and return the answer. Raises: as ``post`` does."""
+        return await self._call("GET", path, headers, b"")
+
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Send ``body`` to ``path`` below the base URL and return the answer.
 
         Raises: NoAnswer for everything else that can happen, the end of ``timeout_s`` included.
         """
-        return await self.request("POST", path, headers, body)
+        framed = {"content-length": str(len(body)), **headers}
+        return await self._call("POST", path, framed, body)
 
-    async def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+    def close(self) -> None:
+        """Close the idle connections; those of calls under way end with their calls."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _call(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
     ) -> Answer:
-        """Send a request with any method; else as ``post``. Raises: NoAnswer."""
         exchange = _Exchange(self.answer_max_bytes)
         try:
             request = h11.Request(
-                method=method, target=self._path + path, headers=self._headers(headers, len(body))
+                method=method, target=self._path + path, headers=self._headers(headers)
             )
             with trio.fail_after(self.timeout_s):
                 async with self._slots:
@@ -112,18 +121,8 @@ class HttpTransport:
         except (h11.ProtocolError, trio.BrokenResourceError) as error:
             raise NoAnswer(_reason(error), exchange.status) from error
 
-    def close(self) -> None:
-        """Close the idle connections; those of calls under way end with their calls."""
-        while self._idle:
-            self._idle.pop().close()
-
-    def _headers(self, headers: Mapping[str, str], body_bytes: int) -> list[tuple[bytes, bytes]]:
-        every = {
-            "host": self._authority,
-            "accept-encoding": "identity",
-            "content-length": str(body_bytes),
-            **headers,
-        }
+    def _headers(self, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        every = {"host": self._authority, "accept-encoding": "identity", **headers}
         return [(name.encode(), value.encode()) for name, value in every.items()]
 
     async def _carry(self, exchange: "_Exchange", request: h11.Request, body: bytes) -> Answer:

@@ -14,7 +14,10 @@ stripe.enable_telemetry = False
 
 
 class StripeTransport(stripe.HTTPClient):
-    """Carries the SDK's calls to ``transport.base_url``, each once: see ``HttpTransport``."""
+    """Carries the SDK's calls to ``transport.base_url``, each once: see ``HttpTransport``.
+
+    GET and POST, which are all that payouts need.
+    """
 
     name = "clawsettle"
 
@@ -31,9 +34,10 @@ class StripeTransport(stripe.HTTPClient):
         """
         path = url.removeprefix(self._transport.base_url)
         try:
-            answer = await self._transport.request(
-                method.upper(), path, headers, (post_data or "").encode()
-            )
+            if method == "get":
+                answer = await self._transport.get(path, headers)
+            else:
+                answer = await self._transport.post(path, headers, (post_data or "").encode())
         except NoAnswer as error:
             raise _connection_error(error) from error
         return answer.body, answer.status, answer.headers

@@ -97,13 +97,15 @@ def serve(*, config: Annotated[Path, Parameter(help="The configuration file.")])
     """
     import structlog
 
-    from clawsettle.config import load
+    from clawsettle.config import load, production_problems, serving_problems
     from clawsettle.daemon.composition import Addresses, run_daemon
     from clawsettle.daemon.logs import configure_logs
 
     async def start() -> None:
         settings = load(config, environ=os.environ).settings
         configure_logs(settings.log.level, settings.log.format)
+        if problems := [*serving_problems(settings), *production_problems(settings)]:
+            raise ConfigError(problems)
 
         def announce(addresses: Addresses) -> None:
             ledger = addresses.ledger.url if addresses.ledger else settings.ledger.base_url
@@ -155,13 +157,14 @@ def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Secrets are hidden. Exit code 2 when a daemon could not start with this configuration.
     """
-    from clawsettle.config import describe, load, serving_problems
+    from clawsettle.config import describe, load, production_problems, serving_problems
 
     try:
         loaded = load(config, environ=os.environ)
     except ConfigError as error:
         fail(error.problems, EXIT_USAGE)
-    rows, problems = describe(loaded), serving_problems(loaded.settings)
+    rows = describe(loaded)
+    problems = [*serving_problems(loaded.settings), *production_problems(loaded.settings)]
     if json:
         print_json(
             {

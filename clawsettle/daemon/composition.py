@@ -29,7 +29,7 @@ from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
 from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_RISK, LEDGER_VERIFY, ledger_guard
 from clawsettle.http.dead_letters import DeadLetterRoutes
-from clawsettle.http.errors import error_status
+from clawsettle.http.errors import error_status, transfer_status
 from clawsettle.http.forwarding import RetryRoute
 from clawsettle.http.ledger_api import ledger_routes
 from clawsettle.http.ledger_schemas import SCHEMAS
@@ -280,6 +280,7 @@ def _ledger(
         keeper = LedgerKeeper(
             LedgerBook(database, settings.ledger.currency, settings.ledger.strict_accounts),
             error_status,
+            transfer_status,
             settings.ledger.batch_max,
             settings.forwarding.mailbox_max,
         )

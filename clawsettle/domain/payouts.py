@@ -57,7 +57,10 @@ _ENDS = frozenset({S.PAID, S.FAILED, S.CANCELED, S.RETURNED})
 
 
 class PayoutStep(StrEnum):
-    """What is to be done next for a payout: one effect outside, or one question."""
+    """What is to be done next for a payout: one effect outside, or one question.
+
+    CANCEL is done only when an operator asks for it.
+    """
 
     LOCK = "lock"
     SEND = "send"
@@ -66,6 +69,7 @@ class PayoutStep(StrEnum):
     RECALL = "recall"
     ROLL_BACK = "roll_back"
     RETURN = "return"
+    CANCEL = "cancel"
 
 
 _STEPS: Mapping[PayoutStatus, PayoutStep] = {
