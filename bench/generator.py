@@ -23,7 +23,8 @@ import cattrs
 from attrs import define, field, frozen
 
 from bench.ledger_traffic import LedgerTraffic
-from clawsettle.sandbox.stripe_events import EventPlan, stripe_event, stripe_id
+from clawsettle.sandbox.stripe_events import EventPlan, stripe_event
+from clawsettle.sandbox.stripe_objects import stripe_id
 
 EVENT_BYTES = 1700
 RATE_MAX = 5000

@@ -5,7 +5,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from clawsettle.sandbox.stripe_events import stripe_id
+from clawsettle.sandbox.stripe_objects import stripe_id
 
 TRANSFERS, APPLY, RELEASE = (
     "/v1/transfers",

@@ -47,10 +47,14 @@ class NoAnswer(ProviderError):
 
 @frozen
 class Answer:
-    """A whole answer: its HTTP status, whichever it is, and its body as the server meant it."""
+    """A whole answer: its HTTP status, whichever it is, and its body as the server meant it.
+
+    Names of headers are in small letters; equal are answers whose status and body are.
+    """
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(factory=dict, eq=False, repr=False)
 
 
 @define(eq=False)
@@ -208,6 +212,7 @@ class _Exchange:
 
     answer_max_bytes: int
     status: int | None = None
+    headers: dict[str, str] = field(factory=dict)
     received_bytes: int = 0
     body: bytearray = field(factory=bytearray)
 
@@ -232,10 +237,11 @@ class _Exchange:
                 self.body += event.data
             elif isinstance(event, h11.EndOfMessage):
                 assert self.status is not None  # noqa: S101 - h11 has seen to the order
-                return Answer(self.status, bytes(self.body))
+                return Answer(self.status, bytes(self.body), self.headers)
 
     def _begin(self, head: h11.Response) -> None:
         self.status = head.status_code
+        self.headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in head.headers}
         codings = {value for name, value in head.headers if name == b"content-encoding"}
         if codings - {b"identity"}:
             raise NoAnswer("encoded although that was declined", self.status)

@@ -16,8 +16,8 @@ from clawsettle.sandbox.stripe_events import (
     object_prefix,
     signature_header,
     stripe_event,
-    stripe_id,
 )
+from clawsettle.sandbox.stripe_objects import stripe_id
 
 _TIMEOUT_S = 30.0
 

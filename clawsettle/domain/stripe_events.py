@@ -13,6 +13,9 @@ from clawsettle.domain.errors import CallerError
 from clawsettle.domain.instants import iso_from_unix
 from clawsettle.domain.money import MINOR_MAX, currency_code, minor_from_json
 
+STRIPE_API_VERSION = "2026-10-28.endive"
+"""The version of Stripe's API that is asked for, and that its sandbox speaks."""
+
 ID_MAX = 255
 """Characters in an event id, event type or account id."""
 

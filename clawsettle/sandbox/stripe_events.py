@@ -1,15 +1,16 @@
 """Stripe events as Stripe sends them, made here: for ``clawsettle send`` and for tests."""
 
-import secrets
-import string
 from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
 from clawsettle.domain.stripe_signature import sign
-
-_ALPHABET = string.ascii_letters + string.digits
-_API_VERSION = "2026-09-30.basil"
+from clawsettle.sandbox.stripe_objects import (
+    event_object,
+    payout_object,
+    payout_standing,
+    stripe_id,
+)
 
 
 @frozen
@@ -26,11 +27,6 @@ class EventPlan:
     object_id: str
 
 
-def stripe_id(prefix: str) -> str:
-    """Return a fresh id of the shape Stripe gives out, such as ``evt_1Q...``."""
-    return f"{prefix}_1" + "".join(secrets.choice(_ALPHABET) for _ in range(23))
-
-
 def object_prefix(event_type: str) -> str:
     """Return the id prefix of the objects that events of this type are about."""
     return _PREFIX.get(event_type.rpartition(".")[0], "obj")
@@ -40,20 +36,15 @@ def stripe_event(plan: EventPlan) -> dict[str, object]:
     """Return an event with the envelope and the object Stripe would send for ``plan``."""
     kind = event_kind(plan.event_type)
     build = _OBJECTS.get(kind, _other)
-    data: dict[str, object] = {"object": build(plan)}
-    if plan.event_type == "charge.refunded":
-        data["previous_attributes"] = {"amount_refunded": 0, "refunded": False}
-    return {
-        "id": plan.event_id,
-        "object": "event",
-        "api_version": _API_VERSION,
-        "created": plan.created_s,
-        "data": data,
-        "livemode": plan.livemode,
-        "pending_webhooks": 1,
-        "request": {"id": stripe_id("req"), "idempotency_key": stripe_id("key")},
-        "type": plan.event_type,
-    }
+    refunded = plan.event_type == "charge.refunded"
+    return event_object(
+        plan.event_type,
+        build(plan),
+        event_id=plan.event_id,
+        created_s=plan.created_s,
+        livemode=plan.livemode,
+        previous={"amount_refunded": 0, "refunded": False} if refunded else None,
+    )
 
 
 def event_kind(event_type: str) -> str:
@@ -125,25 +116,17 @@ def _charge(plan: EventPlan) -> dict[str, object]:
 
 
 def _payout(plan: EventPlan) -> dict[str, object]:
-    failed = plan.event_type == "payout.failed"
-    return {
-        "id": plan.object_id,
-        "object": "payout",
-        "amount": plan.amount_minor,
-        "arrival_date": plan.created_s + 86_400,
-        "automatic": False,
-        "balance_transaction": stripe_id("txn"),
-        "created": plan.created_s - 3600,
-        "currency": plan.currency.lower(),
-        "destination": stripe_id("ba"),
-        "failure_code": "account_closed" if failed else None,
-        "livemode": plan.livemode,
-        "metadata": {"account_id": plan.account_id},
-        "method": "standard",
-        "source_type": "card",
-        "status": "failed" if failed else "paid",
-        "type": "bank_account",
-    }
+    payout = payout_object(
+        plan.object_id,
+        amount_minor=plan.amount_minor,
+        currency=plan.currency.lower(),
+        destination=stripe_id("ba"),
+        created_s=plan.created_s - 3600,
+        livemode=plan.livemode,
+        metadata={"account_id": plan.account_id},
+    )
+    status = plan.event_type.rpartition(".")[2]
+    return {**payout, **payout_standing(_PAYOUT_STATUS.get(status, status))}
 
 
 def _dispute(plan: EventPlan) -> dict[str, object]:
@@ -172,6 +155,7 @@ def _other(plan: EventPlan) -> dict[str, object]:
     }
 
 
+_PAYOUT_STATUS = {"created": "pending", "updated": "in_transit"}
 _PREFIX: Mapping[str, str] = {
     "payment_intent": "pi",
     "charge": "ch",
