@@ -390,9 +390,7 @@ class PayoutKeeper:
         return DriveEnd(payout, refusal or failure)
 
 
-def _known(
-    request: PayoutRequest, destination: Destination, payout: Payout | None
-) -> _Known:
+def _known(request: PayoutRequest, destination: Destination, payout: Payout | None) -> _Known:
     """Return the payout under a request's key, if it is what is asked for now."""
     if payout is None:
         details = {"account_id": request.account_id}

@@ -120,8 +120,13 @@ class PayoutSteps:
             case Sent():
                 return _sent(outcome, "provider:send")
             case Declined():
-                _log.warning("payout_declined", payout_id=payout.payout_id, code=outcome.code,
-                             http_status=outcome.http_status, reason=outcome.message)
+                _log.warning(
+                    "payout_declined",
+                    payout_id=payout.payout_id,
+                    code=outcome.code,
+                    http_status=outcome.http_status,
+                    reason=outcome.message,
+                )
                 return StepResult(SendDeclined(outcome), _refusal(payout, outcome))
         return self._unanswered(PayoutStep.SEND, payout, outcome)
 
@@ -182,7 +187,8 @@ class PayoutSteps:
         error = _silence(payout)
         if step in STAGES:
             error = ProviderError(
-                "the ledger did not answer", code="LEDGER_INGEST_FAILED",
+                "the ledger did not answer",
+                code="LEDGER_INGEST_FAILED",
                 details={"idempotency_key": transfer_of(payout, step).key},
             )
         elif payout.status in {PayoutStatus.SENDING, PayoutStatus.UNKNOWN}:
