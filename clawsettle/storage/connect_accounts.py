@@ -65,7 +65,7 @@ class ConnectAccounts:
                 _SQL["complete"],
                 account_id,
                 opened.connect_account_id,
-                _status(opened.active),
+                _status(active=opened.active),
                 opened.onboarding_url,
             )
         )
@@ -74,23 +74,23 @@ class ConnectAccounts:
         """Keep how a pending account stands by now; None when it is pending no more."""
         return _first(
             await self.database.fetch(
-                _SQL["refresh"], account_id, _status(found.active), found.onboarding_url
+                _SQL["refresh"], account_id, _status(active=found.active), found.onboarding_url
             )
         )
 
 
 async def note_account(
-    transaction: Transaction, connect_account_id: str, active: bool, said_at: datetime
+    transaction: Transaction, connect_account_id: str, *, active: bool, said_at: datetime
 ) -> None:
     """Heed an event's word on an account, in the transaction that records the event.
 
     ``said_at`` is the event's own instant: one that is older than what was heeded changes nothing,
     nor does one about an account that is not known, or is being opened. Repeatable.
     """
-    await transaction.fetch(_SQL["note"], connect_account_id, _status(active), said_at)
+    await transaction.fetch(_SQL["note"], connect_account_id, _status(active=active), said_at)
 
 
-def _status(active: bool) -> OnboardingStatus:
+def _status(*, active: bool) -> OnboardingStatus:
     return OnboardingStatus.ACTIVE if active else OnboardingStatus.PENDING
 
 
