@@ -6,8 +6,8 @@ from attrs import frozen
 
 from clawsettle.domain.payout_requests import PayoutRequest
 from clawsettle.sandbox.simulated_provider import connect_account_id
-from clawsettle.storage.bridge import Database
 from clawsettle.sandbox.stripe_events import stripe_event
+from clawsettle.storage.bridge import Database
 from tests.house import House, Json, payin, plan
 
 SIMULATED = {"provider": "simulated", "retry_base_s": 1, "retry_max_s": 1, "poll_s": 0.05}
