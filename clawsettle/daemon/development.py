@@ -75,7 +75,12 @@ async def _with_sandbox(given: Settings, state_dir: Path) -> None:
             api_base_url=sandbox.base_url,
             environment="staging",
         )
-        payouts = evolve(given.payouts, provider="stripe", onboard_base_url=sandbox.base_url)
+        payouts = evolve(
+            given.payouts,
+            provider="stripe",
+            onboard_refresh_url=given.payouts.onboard_refresh_url or sandbox.base_url,
+            onboard_return_url=given.payouts.onboard_return_url or sandbox.base_url,
+        )
         await _with_database(evolve(given, stripe=stripe, payouts=payouts), state_dir, listening)
 
 

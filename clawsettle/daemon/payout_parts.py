@@ -78,11 +78,13 @@ def _provider(
         return simulated, (simulated,), simulated.deliver_to, lambda: None
     from clawsettle.clients.stripe_connect import STRIPE_URL, StripeConnect
 
-    assert settings.stripe.secret_key is not None  # noqa: S101 - serving_problems has looked
+    secret_key = settings.stripe.secret_key
+    refresh_url, return_url = configured.onboard_refresh_url, configured.onboard_return_url
+    assert secret_key and refresh_url and return_url  # noqa: S101, PT018 - serving_problems has looked
     stripe = StripeConnect(
-        settings.stripe.secret_key.reveal(),
-        configured.onboard_refresh_url or configured.onboard_base_url,
-        configured.onboard_return_url or configured.onboard_base_url,
+        secret_key.reveal(),
+        refresh_url,
+        return_url,
         settings.stripe.connect_timeout_s,
         settings.stripe.api_timeout_s,
         configured.in_flight_max,
