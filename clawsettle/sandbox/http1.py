@@ -44,10 +44,10 @@ Handler = Callable[[Request], Awaitable[Reply]]
 
 
 async def serve_http1(stream: trio.abc.Stream, answer: Handler) -> None:
-    """Serve one connection until either side ends it, or what it says is not HTTP."""
+    """Serve one connection until either side ends it, or what either says is not HTTP."""
     http = h11.Connection(h11.SERVER)
     async with stream:
-        with suppress(Cut, trio.BrokenResourceError, h11.RemoteProtocolError):
+        with suppress(Cut, trio.BrokenResourceError, h11.ProtocolError):
             while (request := await _next_request(http, stream)) is not None:
                 try:
                     reply = await answer(request)

@@ -1,7 +1,10 @@
 """The sandbox's Stripe on the wire: credentials, errors, idempotency keys, and what goes wrong."""
 
+import socket
+import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -47,6 +50,10 @@ class Platform:
         }
         headers = {"idempotency-key": key} if key else {}
         return await self.http.post("/v1/transfers", data=whole, headers=headers)
+
+    async def connect(self) -> trio.SocketStream:
+        to = urlsplit(self.sandbox.base_url)
+        return await trio.open_tcp_stream(to.hostname or "", to.port or 0)
 
     @property
     def transfer_count(self) -> int:
@@ -105,8 +112,39 @@ async def test_an_answer_names_its_request_and_the_version_that_was_asked_for() 
 
 async def test_an_account_that_is_not_ours_is_refused() -> None:
     async with open_platform() as platform:
-        answer = await platform.http.get("/v1/balance", headers={"stripe-account": "acct_1"})
+        answer = await platform.http.get("/v1/payouts", headers={"stripe-account": "acct_1"})
     assert (answer.status_code, code(answer)) == (403, "account_invalid")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"what is this\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n",
+        (
+            b"POST /v1/accounts HTTP/1.1\r\nhost: a\r\nauthorization: Bearer sk_test_1\r\n"
+            b"content-length: 7\r\n\r\nemail=\xff"
+        ),
+        b"POST /v1/accounts HTTP/1.1\r\nhost: a\r\ncontent-length: 7\r\n\r\nemail",
+    ],
+)
+async def test_no_request_ends_the_sandbox(request_bytes: bytes) -> None:
+    async with open_platform() as platform:
+        async with await platform.connect() as stream:
+            await stream.send_all(request_bytes)
+            await stream.send_eof()
+            with trio.fail_after(10):
+                while await stream.receive_some():
+                    pass
+        assert (await platform.transfer()).status_code == 200
+
+
+async def test_a_connection_that_breaks_does_not_end_the_sandbox() -> None:
+    async with open_platform() as platform:
+        async with await platform.connect() as stream:
+            await stream.send_all(b"POST /v1/accounts HTTP/1.1\r\n")
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert (await platform.transfer()).status_code == 200
 
 
 async def test_an_unknown_parameter_is_refused_in_stripes_words() -> None:
@@ -143,6 +181,14 @@ async def test_a_key_belongs_to_its_first_parameters() -> None:
         transfer_count = platform.transfer_count
     assert (other.status_code, other.json()["error"]["type"]) == (400, "idempotency_error")
     assert transfer_count == 1
+
+
+async def test_a_key_belongs_to_the_account_it_was_used_on() -> None:
+    async with open_platform() as platform:
+        for account in ({}, {"stripe-account": platform.account_id}):
+            headers = {"idempotency-key": "key", **account}
+            answer = await platform.http.post("/v1/accounts", headers=headers)
+            assert "idempotent-replayed" not in answer.headers
 
 
 async def test_a_key_is_forgotten_after_its_lifetime() -> None:
