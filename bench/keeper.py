@@ -29,7 +29,7 @@ from clawsettle.config.settings import Settings
 from clawsettle.domain.ledger import Command
 from clawsettle.domain.risk_holds import parse_apply_hold, parse_release_by_source
 from clawsettle.domain.transfers import parse_transfer
-from clawsettle.http.errors import error_status
+from clawsettle.http.errors import error_status, transfer_status
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.ledger_book import LedgerBook
 
@@ -86,6 +86,7 @@ async def run(job: KeeperJob) -> Result:
         keeper = LedgerKeeper(
             LedgerBook(database, settings.ledger.currency),
             error_status,
+            transfer_status,
             settings.ledger.batch_max,
             settings.forwarding.mailbox_max,
         )

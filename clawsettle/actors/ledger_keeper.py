@@ -7,7 +7,7 @@ its commit.
 Stops: on ``close``, when what it was asked has been answered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -16,15 +16,34 @@ from attrs import define, field
 from clawsettle.actors.mailbox import Ask, Mailbox
 from clawsettle.domain.book import Answer, Book
 from clawsettle.domain.errors import ClawsettleError, StorageError
-from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Refused, Unknown, read_answer
+from clawsettle.domain.forwarding import (
+    Forwardable,
+    LedgerOutcome,
+    Refused,
+    Unknown,
+    available_minor,
+    read_answer,
+)
 from clawsettle.domain.ledger import Command, decide
+from clawsettle.domain.ledger_orders import (
+    Applied,
+    LedgerAccount,
+    LedgerEvent,
+    TransferOrder,
+    TransferOutcome,
+    applied,
+    read_transfer,
+    shown_account,
+)
 from clawsettle.domain.settlements import parse_ingest, parse_key
+from clawsettle.domain.transfers import parse_transfer
 from clawsettle.storage.ledger_book import LedgerBook
+from clawsettle.storage.ledger_reader import LedgerReader
 
 _log = structlog.get_logger(__name__)
 
 Result = Answer | ClawsettleError
-_CREATED, _REPEATED = 201, 200
+_CREATED, _REPEATED, _APPLIED = 201, 200, 200
 
 
 def decide_all(book: Book, commands: Sequence[Command]) -> list[Result]:
@@ -43,17 +62,21 @@ class LedgerKeeper:
     """See the module.
 
     ``batch_max`` bounds the commands of one commit, ``waiting_max`` those that wait. ``status_of``
-    is the ledger port's own table of statuses, so that a refusal looks the same from inside.
+    and ``transfer_status_of`` are the ledger port's own tables of statuses, for settlements and for
+    transfers, so that a refusal looks the same from inside.
     """
 
     book: LedgerBook
     status_of: Callable[[ClawsettleError], int]
+    transfer_status_of: Callable[[ClawsettleError], int]
     batch_max: int
     waiting_max: int
     name: str = field(default="ledger_keeper", init=False)
+    _reader: LedgerReader = field(init=False)
     _mailbox: Mailbox[Ask[Sequence[Command], Sequence[Result]]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._reader = LedgerReader(self.book.database)
         self._mailbox = Mailbox(self.waiting_max, size=lambda ask: len(ask.request))
 
     async def ask(self, command: Command) -> Answer:
@@ -83,6 +106,30 @@ class LedgerKeeper:
             for sent, item in zip(settlements, parsed, strict=True)
         ]
 
+    async def account(self, account_id: str) -> LedgerAccount | None:
+        """Read an account, as the ledger's HTTP route would; see clients.ledger.Ledger."""
+        found = await self._reader.account(account_id)
+        return None if found is None else shown_account(found)
+
+    async def transfer(self, order: TransferOrder) -> TransferOutcome:
+        """Move an amount, as the ledger's HTTP route would; see clients.ledger.Ledger."""
+        try:
+            request = parse_transfer(order.body(), currency=self.book.currency)
+            answer = await self.ask(request)
+        except ClawsettleError as error:
+            return _refusal(error, self.transfer_status_of)
+        return read_transfer(_APPLIED, answer.body)
+
+    async def transferred(self, order: TransferOrder) -> Applied | None:
+        """Read the event under the order's key; see clients.ledger.Ledger."""
+        found = await self._reader.event_by_key(order.key)
+        return applied(order, None if found is None else LedgerEvent.of(found))
+
+    async def events_by_key(self, keys: Sequence[str]) -> Mapping[str, LedgerEvent]:
+        """Read events in one statement; see clients.ledger.Ledger."""
+        found = await self._reader.events_by_key(keys)
+        return {event.idempotency_key: LedgerEvent.of(event) for event in found}
+
     async def run(self) -> None:
         """Work until closed and drained."""
         while asks := await self._mailbox.take(self.batch_max):
@@ -108,9 +155,7 @@ class LedgerKeeper:
     def _outcome(self, sent: Forwardable, result: Result) -> LedgerOutcome:
         if isinstance(result, Answer):
             return read_answer(sent, _CREATED if result.created else _REPEATED, result.body)
-        if isinstance(result, StorageError):
-            return Unknown(result.message)
-        return Refused(self.status_of(result), f"{result.code}: {result.message}", result.code)
+        return _refusal(result, self.status_of)
 
     async def _commit(self, asks: Sequence[Ask[Sequence[Command], Sequence[Result]]]) -> None:
         """Commit a batch; when the database refuses one of it, commit each ask by itself."""
@@ -139,6 +184,19 @@ class LedgerKeeper:
                 results.append(error)
         _warn_of_undercuts(results)
         ask.reply.resolve(results)
+
+
+def _refusal(
+    error: ClawsettleError, status_of: Callable[[ClawsettleError], int]
+) -> Refused | Unknown:
+    if isinstance(error, StorageError):
+        return Unknown(error.message)
+    return Refused(
+        status_of(error),
+        f"{error.code}: {error.message}",
+        error.code,
+        available_minor(error.details),
+    )
 
 
 def _warn_of_undercuts(results: Sequence[Result]) -> None:

@@ -47,10 +47,14 @@ class NoAnswer(ProviderError):
 
 @frozen
 class Answer:
-    """A whole answer: its HTTP status, whichever it is, and its body as the server meant it."""
+    """A whole answer: its HTTP status, whichever it is, and its body as the server meant it.
+
+    Names of headers are in small letters; equal are answers whose status and body are.
+    """
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(factory=dict, eq=False, repr=False)
 
 
 @define(eq=False)
@@ -84,15 +88,30 @@ class HttpTransport:
         if parts.scheme == "https":
             self.tls = self.tls or ssl.create_default_context()
 
+    async def get(self, path: str, headers: Mapping[str, str]) -> Answer:
+        """Ask for ``path`` below the base URL and return the answer. Raises: as ``post`` does."""
+        return await self._call("GET", path, headers, b"")
+
     async def post(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Send ``body`` to ``path`` below the base URL and return the answer.
 
         Raises: NoAnswer for everything else that can happen, the end of ``timeout_s`` included.
         """
+        framed = {"content-length": str(len(body)), **headers}
+        return await self._call("POST", path, framed, body)
+
+    def close(self) -> None:
+        """Close the idle connections; those of calls under way end with their calls."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _call(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Answer:
         exchange = _Exchange(self.answer_max_bytes)
         try:
             request = h11.Request(
-                method="POST", target=self._path + path, headers=self._headers(headers, len(body))
+                method=method, target=self._path + path, headers=self._headers(headers)
             )
             with trio.fail_after(self.timeout_s):
                 async with self._slots:
@@ -102,18 +121,8 @@ class HttpTransport:
         except (h11.ProtocolError, trio.BrokenResourceError) as error:
             raise NoAnswer(_reason(error), exchange.status) from error
 
-    def close(self) -> None:
-        """Close the idle connections; those of calls under way end with their calls."""
-        while self._idle:
-            self._idle.pop().close()
-
-    def _headers(self, headers: Mapping[str, str], body_bytes: int) -> list[tuple[bytes, bytes]]:
-        every = {
-            "host": self._authority,
-            "accept-encoding": "identity",
-            "content-length": str(body_bytes),
-            **headers,
-        }
+    def _headers(self, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        every = {"host": self._authority, "accept-encoding": "identity", **headers}
         return [(name.encode(), value.encode()) for name, value in every.items()]
 
     async def _carry(self, exchange: "_Exchange", request: h11.Request, body: bytes) -> Answer:
@@ -203,6 +212,7 @@ class _Exchange:
 
     answer_max_bytes: int
     status: int | None = None
+    headers: dict[str, str] = field(factory=dict)
     received_bytes: int = 0
     body: bytearray = field(factory=bytearray)
 
@@ -227,10 +237,11 @@ class _Exchange:
                 self.body += event.data
             elif isinstance(event, h11.EndOfMessage):
                 assert self.status is not None  # noqa: S101 - h11 has seen to the order
-                return Answer(self.status, bytes(self.body))
+                return Answer(self.status, bytes(self.body), self.headers)
 
     def _begin(self, head: h11.Response) -> None:
         self.status = head.status_code
+        self.headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in head.headers}
         codings = {value for name, value in head.headers if name == b"content-encoding"}
         if codings - {b"identity"}:
             raise NoAnswer("encoded although that was declined", self.status)

@@ -1,22 +1,25 @@
 """Settings: clawsettle.toml, the environment and credential files become frozen classes.
 
-`load` reads, `serving_problems` and `describe` report, `Settings` is what the other rooms are
-given. Nothing outside this room reads a file or the environment for its configuration.
+`load` reads, `serving_problems`, `production_problems` and `describe` report, `Settings` is what
+the other rooms are given. Nothing outside this room reads a file or the environment for its
+configuration.
 """
 
 from clawsettle.config.address import Address
 from clawsettle.config.keys import KeyProblem
 from clawsettle.config.load import Loaded, load
-from clawsettle.config.report import Row, describe, serving_problems
+from clawsettle.config.report import Row, describe, production_problems, serving_problems
 from clawsettle.config.secret import Secret, matches_any
 from clawsettle.config.settings import (
     AdminSettings,
+    AuthSettings,
     DaemonSettings,
     DatabaseSettings,
     DeliveryLogSettings,
     ForwardingSettings,
     LedgerSettings,
     LogSettings,
+    PayoutSettings,
     Settings,
     StripeSettings,
 )
@@ -24,6 +27,7 @@ from clawsettle.config.settings import (
 __all__ = [
     "Address",
     "AdminSettings",
+    "AuthSettings",
     "DaemonSettings",
     "DatabaseSettings",
     "DeliveryLogSettings",
@@ -32,6 +36,7 @@ __all__ = [
     "LedgerSettings",
     "Loaded",
     "LogSettings",
+    "PayoutSettings",
     "Row",
     "Secret",
     "Settings",
@@ -39,5 +44,6 @@ __all__ = [
     "describe",
     "load",
     "matches_any",
+    "production_problems",
     "serving_problems",
 ]

@@ -8,6 +8,12 @@ from clawsettle.config.sources import catalogue, generic_name
 
 _SERVING_NEEDS = ("database.url", "stripe.webhook_secrets", "admin.keys", "ledger.admin_keys")
 _HTTP_LEDGER_NEEDS = ("ledger.base_url",)
+# Stripe makes no link to an onboarding that leads nowhere afterwards.
+_STRIPE_PAYOUT_NEEDS = (
+    "stripe.secret_key",
+    "payouts.onboard_refresh_url",
+    "payouts.onboard_return_url",
+)
 
 
 @attrs.frozen
@@ -23,10 +29,14 @@ def serving_problems(settings: Settings) -> list[str]:
     """List why a daemon must not start: what is missing, with the ways to set it, and what clashes.
 
     An empty list means that every route and the ledger can be served.
-    Source: webhook-forwarding 1, 2, W21; ledger-api 1.
+    Source: webhook-forwarding 1, 2, W21; ledger-api 1; payouts 1, 11 (3).
     """
     is_remote = settings.ledger.mode == "http"
-    needs = (*_SERVING_NEEDS, *(_HTTP_LEDGER_NEEDS if is_remote else ()))
+    needs = [*_SERVING_NEEDS]
+    if is_remote:
+        needs += _HTTP_LEDGER_NEEDS
+    if settings.payouts.provider == "stripe":
+        needs += _STRIPE_PAYOUT_NEEDS
     problems = [_how_to_set(name) for name in needs if not _value(settings, name)]
     foreign = set(settings.stripe.currencies) - {settings.ledger.currency}
     if foreign and not is_remote:
@@ -34,7 +44,24 @@ def serving_problems(settings: Settings) -> list[str]:
             f"stripe.currencies: the embedded ledger keeps {settings.ledger.currency} only "
             f"(ledger.currency), so it would refuse {', '.join(sorted(foreign))}"
         )
+    if settings.auth.payouts == "open" and settings.stripe.environment == "production":
+        problems.append(
+            'auth.payouts: "open" lets anybody create payouts, so stripe.environment must be '
+            '"staging"'
+        )
     return problems
+
+
+def production_problems(settings: Settings) -> list[str]:
+    """List what only ``clawsettle dev`` starts with.
+
+    Source: new.
+    """
+    if settings.payouts.provider == "simulated" and settings.stripe.environment == "production":
+        return [
+            'payouts.provider: "simulated" pays nobody, so stripe.environment must be "staging"'
+        ]
+    return []
 
 
 def describe(loaded: Loaded) -> list[Row]:

@@ -35,10 +35,14 @@ from clawsettle.config.urls import (
     show_database_url,
     without_last_slash,
 )
+from clawsettle.domain.accounts import account_ref
+from clawsettle.domain.onboarding import URL_WANTED, is_onboarding_url
 
 _DAY_S = 86_400
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]{0,98}[!-~])?")
+_API_KEY = re.compile(r"[!-~]{1,500}")
+_SERVICE_URL = "an http:// or https:// URL with a host and without user, query or fragment"
 
 
 def _is_currency(code: str) -> bool:
@@ -47,6 +51,23 @@ def _is_currency(code: str) -> bool:
 
 def _is_header_value(value: str) -> bool:
     return _HEADER_VALUE.fullmatch(value) is not None
+
+
+def _is_api_key(key: str) -> bool:
+    return _API_KEY.fullmatch(key) is not None
+
+
+def _is_clearing_domain(domain: str) -> bool:
+    return domain.isprintable() and account_ref(f"clearing:{domain}") is not None
+
+
+def _check_half_of_lease(key: str, timeout_s: float, section: str, lease_s: float) -> None:
+    if 2 * timeout_s >= lease_s:
+        raise KeyProblem(
+            key,
+            f"must be shorter than half of {section}.lease_s ({lease_s:g} seconds), "
+            f"got {timeout_s:g}",
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -91,8 +112,15 @@ class AdminSettings:
 
 
 @attrs.frozen(kw_only=True)
+class AuthSettings:
+    """``[auth]``: which routes ask for an admin key."""
+
+    payouts: Literal["admin", "open"] = choice("admin", "open", default="admin")
+
+
+@attrs.frozen(kw_only=True)
 class StripeSettings:
-    """``[stripe]``: which webhook events are believed and taken."""
+    """``[stripe]``: which webhook events are believed and taken, and how Stripe is reached."""
 
     webhook_secrets: tuple[Secret, ...] = secrets(EnvName("STRIPE_WEBHOOK_SIGNING_SECRET"))
     environment: Literal["production", "staging"] = choice(
@@ -111,6 +139,15 @@ class StripeSettings:
         ("USD",), "a list of three-letter upper-case currency codes, at least one", _is_currency
     )
     unmappable: Literal["refuse", "quarantine"] = choice("refuse", "quarantine", default="refuse")
+    secret_key: Secret | None = secret(
+        "STRIPE_SECRET_KEY",
+        "1 to 500 printable ASCII characters without blanks",
+        _is_api_key,
+        lambda _key: "hidden (1 set)",
+    )
+    api_base_url: str | None = text(None, _SERVICE_URL, is_service_url, clean=without_last_slash)
+    connect_timeout_s: float = seconds(3.0, 0.01, 300)
+    api_timeout_s: float = seconds(8.0, 0.01, 600)
 
 
 @attrs.frozen(kw_only=True)
@@ -139,12 +176,9 @@ class ForwardingSettings:
 
     def __attrs_post_init__(self) -> None:
         # A row may wait for one round of attempts before its own, all within one lease.
-        if 2 * self.attempt_timeout_s >= self.lease_s:
-            raise KeyProblem(
-                "attempt_timeout_s",
-                f"must be shorter than half of forwarding.lease_s ({self.lease_s:g} seconds), "
-                f"got {self.attempt_timeout_s:g}",
-            )
+        _check_half_of_lease(
+            "attempt_timeout_s", self.attempt_timeout_s, "forwarding", self.lease_s
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -157,7 +191,7 @@ class LedgerSettings:
     mode: Literal["embedded", "http"] = choice("embedded", "http", default="embedded")
     base_url: str | None = text(
         None,
-        "an http:// or https:// URL with a host and without user, query or fragment",
+        _SERVICE_URL,
         is_service_url,
         env="LEDGER_BASE_URL",
         clean=without_last_slash,
@@ -176,6 +210,47 @@ class LedgerSettings:
 
 
 @attrs.frozen(kw_only=True)
+class PayoutSettings:
+    """``[payouts]``: who sends payouts, and how their steps are worked on.
+
+    ``retry_base_s`` above ``retry_max_s`` is allowed: the delay is then ``retry_max_s``.
+    Raises: KeyProblem unless ``step_timeout_s`` is shorter than half of ``lease_s``.
+    """
+
+    provider: Literal["off", "simulated", "stripe"] = choice(
+        "off", "simulated", "stripe", default="off"
+    )
+    clearing_domain: str = text(
+        "clawsettle.payouts",
+        "1 to 255 printable characters",
+        _is_clearing_domain,
+        env="PAYOUTS_CLEARING_DOMAIN",
+    )
+    stuck_minutes: int = whole(60, 1, 43_200, "minutes", env="PAYOUT_STUCK_MINUTES_DEFAULT")
+    onboard_base_url: str = text(
+        "https://dashboard.stripe.com/connect/accounts",
+        _SERVICE_URL,
+        is_service_url,
+        env="STRIPE_CONNECT_ONBOARD_BASE_URL",
+        clean=without_last_slash,
+    )
+    onboard_refresh_url: str | None = text(None, URL_WANTED, is_onboarding_url)
+    onboard_return_url: str | None = text(None, URL_WANTED, is_onboarding_url)
+    answer_deadline_s: float = seconds(20.0, 0.01, 600)
+    step_timeout_s: float = seconds(10.0, 0.01, 600)
+    lease_s: float = seconds(30.0, 0.02, 3600)
+    retry_base_s: int = whole(15, 1, _DAY_S, "seconds")
+    retry_max_s: int = whole(300, 1, _DAY_S, "seconds")
+    ask_after_s: int = whole(3600, 1, _DAY_S, "seconds")
+    poll_s: float = seconds(2.0, 0.01, 3600)
+    in_flight_max: int = whole(64, 1, 10_000, "payouts")
+    mailbox_max: int = whole(2000, 1, 1_000_000, "messages")
+
+    def __attrs_post_init__(self) -> None:
+        _check_half_of_lease("step_timeout_s", self.step_timeout_s, "payouts", self.lease_s)
+
+
+@attrs.frozen(kw_only=True)
 class DeliveryLogSettings:
     """``[delivery_log]``: the record of every webhook delivery."""
 
@@ -187,14 +262,16 @@ class Settings:
     """The whole configuration; ``Settings()`` is all defaults.
 
     A value made in code passes the same rules as one that was read. Raises: KeyProblem.
-    Source: webhook-forwarding 2, W21; ledger-api 1.
+    Source: webhook-forwarding 2, W21; ledger-api 1; payouts 1.
     """
 
     daemon: DaemonSettings = attrs.field(factory=DaemonSettings)
     database: DatabaseSettings = attrs.field(factory=DatabaseSettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     admin: AdminSettings = attrs.field(factory=AdminSettings)
+    auth: AuthSettings = attrs.field(factory=AuthSettings)
     stripe: StripeSettings = attrs.field(factory=StripeSettings)
     forwarding: ForwardingSettings = attrs.field(factory=ForwardingSettings)
     ledger: LedgerSettings = attrs.field(factory=LedgerSettings)
+    payouts: PayoutSettings = attrs.field(factory=PayoutSettings)
     delivery_log: DeliveryLogSettings = attrs.field(factory=DeliveryLogSettings)

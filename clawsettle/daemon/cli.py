@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -71,6 +71,10 @@ def dev(
     database_url: Annotated[
         str | None, Parameter(help="An own PostgreSQL instead of the embedded one.")
     ] = None,
+    provider: Annotated[
+        Literal["simulated", "stripe-sandbox", "off"] | None,
+        Parameter(help="Who makes payouts; a stripe-sandbox is a Stripe inside this process."),
+    ] = None,
 ) -> None:
     """Start a daemon for trying out: embedded PostgreSQL, embedded ledger, generated secrets.
 
@@ -85,7 +89,7 @@ def dev(
         "ledger.bind": ledger_bind,
         "database.url": database_url,
     }
-    run_async(develop, state_dir, config, overrides)
+    run_async(develop, state_dir, config, provider, overrides)
 
 
 @app.command
@@ -97,13 +101,15 @@ def serve(*, config: Annotated[Path, Parameter(help="The configuration file.")])
     """
     import structlog
 
-    from clawsettle.config import load
+    from clawsettle.config import load, production_problems, serving_problems
     from clawsettle.daemon.composition import Addresses, run_daemon
     from clawsettle.daemon.logs import configure_logs
 
     async def start() -> None:
         settings = load(config, environ=os.environ).settings
         configure_logs(settings.log.level, settings.log.format)
+        if problems := [*serving_problems(settings), *production_problems(settings)]:
+            raise ConfigError(problems)
 
         def announce(addresses: Addresses) -> None:
             ledger = addresses.ledger.url if addresses.ledger else settings.ledger.base_url
@@ -155,13 +161,14 @@ def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Secrets are hidden. Exit code 2 when a daemon could not start with this configuration.
     """
-    from clawsettle.config import describe, load, serving_problems
+    from clawsettle.config import describe, load, production_problems, serving_problems
 
     try:
         loaded = load(config, environ=os.environ)
     except ConfigError as error:
         fail(error.problems, EXIT_USAGE)
-    rows, problems = describe(loaded), serving_problems(loaded.settings)
+    rows = describe(loaded)
+    problems = [*serving_problems(loaded.settings), *production_problems(loaded.settings)]
     if json:
         print_json(
             {

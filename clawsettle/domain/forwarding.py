@@ -15,6 +15,7 @@ from attrs import frozen
 
 from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.errors import IllegalTransition
+from clawsettle.domain.money import balance_from_digits
 
 ERROR_MESSAGE_MAX = 500
 _JITTER = 0.2
@@ -27,7 +28,7 @@ _MENDABLE_CODES = frozenset({"INSUFFICIENT_FUNDS"})
 # Our key is refused, or the address is not the ledger's own: settings of ours name both.
 _MISCONFIGURED_STATUSES = frozenset({401, 403, *range(_REDIRECT, _BAD_REQUEST)})
 _CODE = re.compile(r"[A-Z0-9_]{1,64}\Z")
-_SETTLEMENT_ID = re.compile(r"[!-~]{1,255}\Z")
+_IDENTIFIER = re.compile(r"[!-~]{1,255}\Z")
 
 
 class ForwardingState(StrEnum):
@@ -72,11 +73,20 @@ class Accepted:
 
 @frozen
 class Refused:
-    """The ledger answered no; its status and code decide whether time can mend it."""
+    """The ledger answered no; its status and code decide whether time can mend it.
+
+    ``available_minor`` is what the bucket has, when the ledger says so of one that has too little.
+    """
 
     ledger_status: int
     message: str
     code: str | None = None
+    available_minor: int | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether time cannot mend it: 400, 409 and 422, but for money that is not there yet."""
+        return self.ledger_status in _FINAL_STATUSES and self.code not in _MENDABLE_CODES
 
 
 @frozen
@@ -94,8 +104,17 @@ class Unreadable:
     message: str
 
 
+@frozen
+class Unheeded:
+    """The ledger has the settlement, but the payout that it is about could not heed it yet."""
+
+    code: str
+    message: str
+    ledger_status: int
+
+
 LedgerOutcome = Accepted | Refused | Unknown
-AttemptOutcome = LedgerOutcome | Unreadable
+AttemptOutcome = LedgerOutcome | Unreadable | Unheeded
 
 
 @frozen
@@ -201,17 +220,14 @@ def read_answer(sent: Forwardable, ledger_status: int, body: object) -> LedgerOu
 
     A 2xx that says anything else may come from a proxy or a wrong address, so it is unknown.
     """
-    if not _OK <= ledger_status < _REDIRECT:
-        given = body.get("code") if isinstance(body, dict) else None
-        code = given if isinstance(given, str) and _CODE.match(given) else None
-        return Refused(
-            ledger_status, f"the ledger answered {ledger_status} {code or 'without a code'}", code
-        )
+    refused = read_refusal(ledger_status, body)
+    if refused is not None:
+        return refused
     settlement = body.get("settlement") if isinstance(body, dict) else None
     if not isinstance(settlement, dict):
         return Unknown("the ledger's answer names no settlement", ledger_status)
-    settlement_id = settlement.get("id")
-    if not isinstance(settlement_id, str) or not _SETTLEMENT_ID.match(settlement_id):
+    settlement_id = identifier(settlement.get("id"))
+    if settlement_id is None:
         return Unknown("the ledger's answer names no settlement id", ledger_status)
     moves_nothing = (sent.payload.get("direction"), sent.payload.get("status")) == _FAILED_PAYIN
     for name in _ECHOED:
@@ -221,6 +237,32 @@ def read_answer(sent: Forwardable, ledger_status: int, body: object) -> LedgerOu
         if settlement.get(name) != sent.payload.get(name):
             return Unknown(f"the ledger's answer is about another {name}", ledger_status)
     return Accepted(ledger_status, settlement_id)
+
+
+def read_refusal(ledger_status: int, body: object) -> Refused | None:
+    """Return the refusal that a ledger's HTTP answer is; None for a 2xx."""
+    if _OK <= ledger_status < _REDIRECT:
+        return None
+    said = body if isinstance(body, dict) else {}
+    given = said.get("code")
+    code = given if isinstance(given, str) and _CODE.match(given) else None
+    return Refused(
+        ledger_status,
+        f"the ledger answered {ledger_status} {code or 'without a code'}",
+        code,
+        available_minor(said.get("details")),
+    )
+
+
+def available_minor(details: object) -> int | None:
+    """Return what a refusal's details say is available; None when they say nothing of it."""
+    given = details.get("available") if isinstance(details, Mapping) else None
+    return balance_from_digits(given) if isinstance(given, str) else None
+
+
+def identifier(value: object) -> str | None:
+    """Return the id that another party gave something, when it is fit to be kept and shown."""
+    return value if isinstance(value, str) and _IDENTIFIER.match(value) else None
 
 
 def backoff_s(attempts: int, policy: RetryPolicy, *, seed: str) -> float:
@@ -268,18 +310,20 @@ def judge(
         next_state(state, GaveUp() if gives_up else FellThrough()),
         retry_in_s=None if gives_up else backoff_s(attempts, policy, seed=event_id),
         ledger_status=None if isinstance(outcome, Unreadable) else outcome.ledger_status,
-        error_code="INTERNAL_ERROR" if isinstance(outcome, Unreadable) else "LEDGER_INGEST_FAILED",
+        error_code=_error_code(outcome),
         error_message=outcome.message[: ERROR_MESSAGE_MAX - len(limit)] + limit,
         blame=_blame(outcome) if gives_up else None,
     )
 
 
+def _error_code(outcome: AttemptOutcome) -> str:
+    if isinstance(outcome, Unheeded):
+        return outcome.code
+    return "INTERNAL_ERROR" if isinstance(outcome, Unreadable) else "LEDGER_INGEST_FAILED"
+
+
 def _is_final(outcome: AttemptOutcome) -> bool:
-    return isinstance(outcome, Unreadable) or (
-        isinstance(outcome, Refused)
-        and outcome.ledger_status in _FINAL_STATUSES
-        and outcome.code not in _MENDABLE_CODES
-    )
+    return isinstance(outcome, Unreadable) or (isinstance(outcome, Refused) and outcome.final)
 
 
 def _limit_reached(attempts: int, age_s: float, policy: RetryPolicy) -> str:

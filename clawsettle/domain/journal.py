@@ -93,10 +93,14 @@ class Account:
         """Return the sum of the buckets."""
         return sum(self.balances.values())
 
+    @property
+    def shown_did(self) -> str | None:
+        """Return the DID that callers see: a clearing account has one that nobody can open."""
+        return self.did if self.domain is None else f"{INTERNAL_PREFIX}clearing:{self.domain}"
+
     def view(self) -> dict[str, object]:
-        """Render the contract's account JSON; a clearing account has a DID nobody can open."""
-        did = self.did if self.domain is None else f"{INTERNAL_PREFIX}clearing:{self.domain}"
-        return {"id": self.account_id, "did": did, **self._state()}
+        """Render the contract's account JSON."""
+        return {"id": self.account_id, "did": self.shown_did, **self._state()}
 
     def clearing_view(self) -> dict[str, object]:
         """Render the contract's clearing account JSON."""

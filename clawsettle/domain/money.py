@@ -21,9 +21,15 @@ def minor_from_digits(text: str) -> int | None:
     Leading zeros are accepted and mean nothing. The length is checked before the digits are
     converted, so a hostile text costs nothing.
     """
+    return balance_from_digits(text) or None
+
+
+def balance_from_digits(text: str) -> int | None:
+    """Read ASCII digits as a balance in minor units; None unless 0..MINOR_MAX."""
     if len(text) > _DIGITS_MAX or not _DIGITS.match(text):
         return None
-    return _bounded(int(text))
+    minor = int(text)
+    return minor if minor <= MINOR_MAX else None
 
 
 def minor_from_json(value: object) -> int | None:

@@ -13,6 +13,9 @@ from clawsettle.domain.errors import CallerError
 from clawsettle.domain.instants import iso_from_unix
 from clawsettle.domain.money import MINOR_MAX, currency_code, minor_from_json
 
+STRIPE_API_VERSION = "2026-10-28.endive"
+"""The version of Stripe's API that is asked for, and that its sandbox speaks."""
+
 ID_MAX = 255
 """Characters in an event id, event type or account id."""
 
@@ -39,13 +42,17 @@ class LivemodeMismatch(CallerError):
 
 @frozen
 class StripeEvent:
-    """The parts of an event's envelope that matter; ``created`` is Unix seconds as sent."""
+    """The parts of an event's envelope that matter; ``created`` is Unix seconds as sent.
+
+    ``account`` is the connected account that it is of; None for the platform's own.
+    """
 
     event_id: str
     event_type: str
     created: object
     livemode: bool | None
     object: Mapping[str, object]
+    account: str | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -102,11 +109,11 @@ def parse_event(document: object) -> StripeEvent:
     """
     if not isinstance(document, dict):
         raise CallerError("the event is not a JSON object")
-    event_id = _short_text(document.get("id"))
+    event_id = short_text(document.get("id"))
     # It becomes an idempotency key, which travels in a header.
     if event_id is None or not _EVENT_ID.match(event_id):
         raise CallerError("the event has no usable id")
-    event_type = _short_text(document.get("type"))
+    event_type = short_text(document.get("type"))
     if event_type is None:
         raise CallerError("the event has no usable type")
     data = document.get("data")
@@ -122,6 +129,7 @@ def parse_event(document: object) -> StripeEvent:
         document.get("created"),
         livemode if isinstance(livemode, bool) else None,
         subject,
+        short_text(document.get("account")),
     )
 
 
@@ -158,7 +166,7 @@ def map_event(event: StripeEvent, *, currencies: Collection[str]) -> Mapped | No
     if rule is None:
         return None
     subject = event.object
-    external_id = _short_text(subject.get("id"), OBJECT_ID_MAX)
+    external_id = short_text(subject.get("id"), OBJECT_ID_MAX)
     if external_id is None:
         raise EventUnmappable("data.object.id", "the object has no usable id")
     amount_minor = _amount(subject, rule.amount_fields)
@@ -166,7 +174,7 @@ def map_event(event: StripeEvent, *, currencies: Collection[str]) -> Mapped | No
     if currency is None or currency not in currencies:
         raise EventUnmappable("data.object.currency", "the currency is not one that is taken here")
     metadata = subject.get("metadata")
-    account_id = _short_text(metadata.get("account_id")) if isinstance(metadata, dict) else None
+    account_id = short_text(metadata.get("account_id")) if isinstance(metadata, dict) else None
     if account_id is None:
         raise EventUnmappable("data.object.metadata.account_id", "the object names no account")
     payload: dict[str, object | None] = {
@@ -190,7 +198,7 @@ def map_event(event: StripeEvent, *, currencies: Collection[str]) -> Mapped | No
     }
     refund = None
     if rule.direction == "refund":
-        payment_intent = _short_text(subject.get("payment_intent"))
+        payment_intent = short_text(subject.get("payment_intent"))
         refund = RefundTotal(external_id, payment_intent, amount_minor)
         payload["refund_of"] = payment_intent
     return Mapped({k: v for k, v in payload.items() if v is not None}, refund)
@@ -232,10 +240,10 @@ def _amount(subject: Mapping[str, object], fields: tuple[str, ...]) -> int:
 def _rail(subject: Mapping[str, object]) -> str | None:
     types = subject.get("payment_method_types")
     first = types[0] if isinstance(types, list) and types else None
-    return _short_text(first) or _short_text(subject.get("method"))
+    return short_text(first) or short_text(subject.get("method"))
 
 
-def _short_text(value: object, most: int = ID_MAX) -> str | None:
+def short_text(value: object, most: int = ID_MAX) -> str | None:
     """Trim a text; None unless something is left and it is no longer than ``most``."""
     if not isinstance(value, str):
         return None

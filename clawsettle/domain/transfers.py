@@ -62,6 +62,11 @@ class Side:
     letter: str
     ref: AccountRef | None
 
+    @classmethod
+    def of(cls, text: str, letter: str) -> "Side":
+        """Return the end that is named so."""
+        return cls(text, letter, account_ref(text))
+
     @property
     def bucket(self) -> Bucket:
         """Return the bucket."""
@@ -142,7 +147,7 @@ def _side(body: Mapping[str, object], name: str) -> Side:
     letter = side.get("bucket")
     if not isinstance(letter, str) or letter not in BUCKETS:
         raise CallerError(f"{name}.bucket must be one of {', '.join(BUCKETS)}")
-    return Side(text, letter, account_ref(text))
+    return Side.of(text, letter)
 
 
 @frozen

@@ -70,8 +70,11 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
 )
 """HTTP status of each stable code; a route may answer another (``Route.statuses``).
 
-``INSUFFICIENT_FUNDS`` is 400 on the ledger's transfers and holds, 422 on its settlements.
+``INSUFFICIENT_FUNDS`` is 422 on the ledger's settlements alone.
 """
+
+TRANSFER_STATUSES: Final[Mapping[str, int]] = MappingProxyType({"INSUFFICIENT_FUNDS": 400})
+"""What the ledger's transfers and holds answer otherwise."""
 
 STATUS_BY_CLASS: Final[tuple[tuple[type[ClawsettleError], int], ...]] = (
     (NotFoundError, 404),
@@ -130,6 +133,11 @@ def error_status(error: ClawsettleError, statuses: Mapping[str, int] | None = No
     if error.code in STATUS_BY_CODE:
         return STATUS_BY_CODE[error.code]
     return next((status for kind, status in STATUS_BY_CLASS if isinstance(error, kind)), 500)
+
+
+def transfer_status(error: ClawsettleError) -> int:
+    """Return the HTTP status of ``error`` on the ledger's transfers; see ``error_status``."""
+    return error_status(error, TRANSFER_STATUSES)
 
 
 def error_answer(

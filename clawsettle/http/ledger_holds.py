@@ -12,6 +12,7 @@ from clawsettle.actors.ledger_keeper import LedgerKeeper
 from clawsettle.domain.errors import CallerError
 from clawsettle.domain.risk_holds import parse_apply_hold, parse_release, parse_release_by_source
 from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_RISK
+from clawsettle.http.errors import TRANSFER_STATUSES
 from clawsettle.http.ledger_schemas import AMOUNT, OBJECT, TEXT, listed, named, shape
 from clawsettle.http.query import read_word
 from clawsettle.http.routing import Parameter, Reply, Request, Route
@@ -66,7 +67,7 @@ class HoldRoutes:
                     "INVALID_ACCOUNT",
                     "INSUFFICIENT_FUNDS",
                 ),
-                statuses={"INSUFFICIENT_FUNDS": 400},
+                statuses=TRANSFER_STATUSES,
             ),
             Route(
                 "POST",

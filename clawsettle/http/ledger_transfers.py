@@ -11,6 +11,7 @@ from clawsettle.domain.journal import Event
 from clawsettle.domain.proof import Proof
 from clawsettle.domain.transfers import parse_transfer
 from clawsettle.http.auth import LEDGER_ADMIN
+from clawsettle.http.errors import TRANSFER_STATUSES
 from clawsettle.http.ledger_schemas import (
     AMOUNT,
     BUCKET_LETTER,
@@ -60,7 +61,7 @@ class TransferRoutes:
                     "CREATE_FAILED",
                     "BALANCE_LIMIT_EXCEEDED",
                 ),
-                statuses={"INSUFFICIENT_FUNDS": 400},
+                statuses=TRANSFER_STATUSES,
             ),
             Route(
                 "GET",

@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-API_VERSION = "2026-09-30.basil"
+from clawsettle.domain.stripe_events import STRIPE_API_VERSION
 
 Json = dict[str, Any]
 
@@ -39,7 +39,7 @@ def event_object(
     event: Json = {
         "id": event_id,
         "object": "event",
-        "api_version": API_VERSION,
+        "api_version": STRIPE_API_VERSION,
         "created": created_s,
         "data": data,
         "livemode": livemode,

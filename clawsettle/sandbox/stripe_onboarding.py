@@ -1,4 +1,4 @@
-"""The page that an account link leads to: one button, which enables the account."""
+"""What a browser sees: the page of an account link, whose one button enables the account."""
 
 import html
 
@@ -21,6 +21,13 @@ def answer_onboarding(state: StripeState, request: Request) -> Reply:
         return _page(200, _form(account))
     state.enable_account(account.content["id"])
     return _onward(link.return_url, "<p>The account is enabled.</p>")
+
+
+def answer_home() -> Reply:
+    """Show where an onboarding leads that has nowhere else to go."""
+    return _page(
+        200, "<h1>Stripe sandbox</h1><p>The platform knows how the account of a link stands.</p>"
+    )
 
 
 def _form(account: ConnectedAccount) -> str:

@@ -96,6 +96,10 @@ MISSING = DeliveryQuirk(copies=0)
 OVERTAKEN = DeliveryQuirk(after_next=True)
 
 
+FATE_KEY = "simulate"
+"""The key in a payout's metadata that chooses its fate, by the fate's name."""
+
+
 class Fate(StrEnum):
     """What becomes of a payout by itself."""
 

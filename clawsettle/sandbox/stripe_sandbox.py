@@ -18,13 +18,10 @@ from clawsettle.sandbox.clock import SandboxClock
 from clawsettle.sandbox.http1 import Reply, Request, serve_http1
 from clawsettle.sandbox.stripe_api import StripeApi
 from clawsettle.sandbox.stripe_objects import Json, event_object, stripe_id
-from clawsettle.sandbox.stripe_onboarding import answer_onboarding
-from clawsettle.sandbox.stripe_quirks import Fate
+from clawsettle.sandbox.stripe_onboarding import answer_home, answer_onboarding
+from clawsettle.sandbox.stripe_quirks import FATE_KEY, Fate
 from clawsettle.sandbox.stripe_state import ONBOARDING_PATH, StripeState
 from clawsettle.sandbox.stripe_webhooks import ATTEMPT_TIMEOUT_S, Webhooks
-
-FATE_KEY: Final = "simulate"
-"""The key in a payout's metadata that chooses its fate, by the fate's name."""
 
 
 class StripeSandbox:
@@ -86,6 +83,8 @@ class StripeSandbox:
         """Answer a request to the API, or to a page. Raises: as ``StripeApi.answer`` does."""
         if request.path.startswith(ONBOARDING_PATH):
             return answer_onboarding(self.state, request)
+        if request.path == "/":
+            return answer_home()
         return await self.api.answer(request)
 
 

@@ -124,8 +124,13 @@ class LedgerReader:
 
     async def event_by_key(self, key: str) -> Event | None:
         """Return the event under this idempotency key, without its postings."""
-        rows = await self.database.fetch(_SQL["event_by_key"], key)
-        return read_event(rows[0]) if rows else None
+        events = await self.events_by_key([key])
+        return events[0] if events else None
+
+    async def events_by_key(self, keys: Sequence[str]) -> list[Event]:
+        """Return the events under these idempotency keys, in no order and without postings."""
+        rows = await self.database.fetch(_SQL["events_by_key"], list(keys))
+        return [read_event(row) for row in rows]
 
     async def event_by_id(self, event_id: str) -> Event | None:
         """Return the event with this id, without its postings."""

@@ -23,7 +23,7 @@ from clawsettle.domain.errors import (
 from clawsettle.domain.forwarding import Accepted, Forwardable, Refused, Unknown
 from clawsettle.domain.ledger import Command, OpenAccount
 from clawsettle.domain.settlements import parse_ingest
-from clawsettle.http.errors import error_status
+from clawsettle.http.errors import error_status, transfer_status
 from clawsettle.storage.bridge import Database, Transaction, open_database
 from clawsettle.storage.ledger_book import LedgerBook
 from tests.clients import proxied
@@ -107,7 +107,9 @@ async def keeping(
         open_database(database_url, pool_max=pool_max) as database,
         trio.open_nursery() as nursery,
     ):
-        keeper = LedgerKeeper(LedgerBook(database, "USD"), error_status, batch_max, waiting_max)
+        keeper = LedgerKeeper(
+            LedgerBook(database, "USD"), error_status, transfer_status, batch_max, waiting_max
+        )
         counter = Counter(keeper, database)
 
         async def run() -> None:

@@ -101,12 +101,12 @@ async def faulty(
 
 
 async def read_message(stream: trio.abc.Stream) -> bytes:
-    """Read one message framed by content-length. Raises: EOFError at the stream's end."""
+    """Read one message, framed by content-length if at all. Raises: EOFError at its end."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += await _more(stream)
     head, _, body = data.partition(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
     while len(body) < length:
         more = await _more(stream)
         data, body = data + more, body + more

@@ -1,10 +1,10 @@
-"""The ledgers a forwarder may meet: the embedded one, its port, and its port behind faults."""
+"""The ledgers there may be: the embedded one, its port, and its port behind faults."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import cycle
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import trio
 from attrs import frozen
@@ -13,13 +13,24 @@ from clawsettle.actors.ledger_keeper import LedgerKeeper
 from clawsettle.clients.ledger import HttpLedger, Ledger
 from clawsettle.config import Secret, Settings
 from clawsettle.domain.forwarding import Forwardable, LedgerOutcome, Unknown
+from clawsettle.domain.ledger_orders import (
+    Applied,
+    LedgerAccount,
+    LedgerError,
+    TransferOrder,
+    TransferOutcome,
+)
+from clawsettle.domain.transfers import Side
 from clawsettle.http.server import serve_http
 from clawsettle.http.surface import AsgiApp
 from tests.clients import faulty as faults
 from tests.clients.faulty import faulty
 from tests.house import House, open_house, settings
 
-ALICE = "acc_32ca986a"
+T = TypeVar("T")
+
+ALICE, ALICE_DID = "acc_32ca986a", "did:key:alice"
+HOUSE = "clearing:clawsettle.payouts"
 SENT = Forwardable(
     "stripe:event:evt_1",
     {
@@ -42,13 +53,16 @@ FAULTS: tuple[faults.Fault, ...] = (
     faults.deliver_twice,
     faults.drop_answer,
     faults.answer_and_hang_up,
+    faults.answer_twice,
     faults.saying(b"\x16\x03garbage\r\n\r\n"),
     faults.cut_in_the_head,
-    faults.answer_twice,
     faults.answering(200, b"<html>welcome</html>"),
     faults.deliver_twice_at_once,
 )
-"""Faults that end by themselves, so that a call through them needs no waiting."""
+"""Faults that end by themselves, so that a call through them needs no waiting.
+
+Two that lose nothing follow each other, so that looking and then repeating gets through.
+"""
 
 
 def sent(number: int = 1, key: str | None = None, **changes: object) -> Forwardable:
@@ -56,6 +70,25 @@ def sent(number: int = 1, key: str | None = None, **changes: object) -> Forwarda
     payload = {**SENT.payload, "external_payment_id": f"pi_{number}", **changes}
     known = {name: value for name, value in payload.items() if value is not None}
     return Forwardable(key or f"stripe:event:evt_{number}", known)
+
+
+def order(
+    stage: str = "lock", payout: str = "pout_1", did: str = ALICE_DID, amount_minor: int = 1200
+) -> TransferOrder:
+    """A transfer of a payout, as its keeper orders it."""
+    source, destination = {
+        "lock": ((did, "A"), (did, "H")),
+        "finalize": ((did, "H"), (HOUSE, "A")),
+        "rollback": ((did, "H"), (did, "A")),
+    }[stage]
+    return TransferOrder(
+        f"payout:{stage}:{payout}",
+        Side.of(*source),
+        Side.of(*destination),
+        amount_minor,
+        "USD",
+        {"payout_id": payout, "stage": stage},
+    )
 
 
 @asynccontextmanager
@@ -99,7 +132,7 @@ def remote(base_url: str, **forwarding: object) -> Settings:
 
 @frozen(eq=False)
 class Far:
-    """A ledger as the forwarder has it, and the house whose books it writes."""
+    """A ledger as its users have it, and the house whose books it writes."""
 
     ledger: Ledger
     house: House
@@ -119,6 +152,31 @@ class Far:
     async def one(self, settlement: Forwardable) -> LedgerOutcome:
         (outcome,) = await self.ingest(settlement)
         return outcome
+
+    async def transfer(self, order: TransferOrder) -> TransferOutcome:
+        """Have a transfer made: where the outcome is unknown, look, then repeat."""
+        outcome = await self.ledger.transfer(order)
+        with trio.fail_after(20):
+            while isinstance(outcome, Unknown):
+                assert not self.faultless, outcome
+                outcome = await self.transferred(order) or await self.ledger.transfer(order)
+        return outcome
+
+    async def transferred(self, order: TransferOrder) -> Applied | None:
+        return await self.ask(partial(self.ledger.transferred, order))
+
+    async def account(self, account_id: str = ALICE) -> LedgerAccount | None:
+        return await self.ask(partial(self.ledger.account, account_id))
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """Ask until there is an answer, or an error that time does not mend."""
+        with trio.fail_after(20):
+            while True:
+                try:
+                    return await question()
+                except LedgerError as error:
+                    if self.faultless or not error.retryable:
+                        raise
 
 
 Open = Callable[[str], AbstractAsyncContextManager[Far]]

@@ -54,6 +54,26 @@ async def test_a_connection_is_kept_for_the_next_call() -> None:
         assert server.connection_count == 1
 
 
+async def test_a_question_has_no_body_and_goes_over_the_same_connection() -> None:
+    async with (
+        faulty(None, [keeping(OK + b"{}")] * 3) as server,
+        transport_to(f"{server.base_url}/books") as transport,
+    ):
+        assert await posted(transport) == Answer(200, b"{}")
+        assert await transport.get("/a%2Fb", {"x-key": "k"}) == Answer(200, b"{}")
+        assert await posted(transport) == Answer(200, b"{}")
+        assert server.connection_count == 1
+    line, *headers = server.heads[1].split("\r\n")
+    assert line == "GET /books/a%2Fb HTTP/1.1"
+    host = server.base_url.removeprefix("http://")
+    assert {header.lower() for header in headers} == {
+        f"host: {host}",
+        "accept-encoding: identity",
+        "x-key: k",
+    }
+    assert server.bodies == [b"{}", b"", b"{}"]
+
+
 async def test_calls_at_once_share_no_connection_and_open_no_more_than_allowed() -> None:
     open_now = most = 0
 

@@ -6,14 +6,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clawsettle.config import (
+    AuthSettings,
     DatabaseSettings,
     LedgerSettings,
+    PayoutSettings,
     Row,
     Secret,
     Settings,
     StripeSettings,
     describe,
     load,
+    production_problems,
     serving_problems,
 )
 from clawsettle.config.urls import is_database_url, show_database_url
@@ -57,6 +60,40 @@ def test_a_ledger_over_http_needs_its_address() -> None:
     )
     environ["LEDGER_BASE_URL"] = "http://ledger"
     assert serving_problems(load(None, environ=environ).settings) == []
+
+
+def test_payouts_through_stripe_need_its_key_and_where_an_onboarding_leads() -> None:
+    environ = SECRETS | {"CLAWSETTLE_PAYOUTS__PROVIDER": "stripe"}
+    lines = serving_problems(load(None, environ=environ).settings)
+    assert [line.partition(" is not set")[0] for line in lines] == [
+        "stripe.secret_key",
+        "payouts.onboard_refresh_url",
+        "payouts.onboard_return_url",
+    ]
+    assert "STRIPE_SECRET_KEY_FILE" in lines[0]
+    environ |= {
+        "STRIPE_SECRET_KEY": "sk_test_1",
+        "CLAWSETTLE_PAYOUTS__ONBOARD_REFRESH_URL": "https://shop.example/again",
+        "CLAWSETTLE_PAYOUTS__ONBOARD_RETURN_URL": "https://shop.example/done",
+    }
+    assert serving_problems(load(None, environ=environ).settings) == []
+
+
+def test_open_payouts_are_refused_in_production() -> None:
+    settings = attrs.evolve(load(None, environ=SECRETS).settings, auth=AuthSettings(payouts="open"))
+    (line,) = serving_problems(settings)
+    assert line.startswith('auth.payouts: "open" lets anybody create payouts')
+    staging = attrs.evolve(settings, stripe=attrs.evolve(settings.stripe, environment="staging"))
+    assert serving_problems(staging) == []
+
+
+def test_simulated_payouts_are_for_a_trial_or_for_staging() -> None:
+    settings = Settings(payouts=PayoutSettings(provider="simulated"))
+    (line,) = production_problems(settings)
+    assert line.startswith('payouts.provider: "simulated" pays nobody')
+    assert production_problems(Settings()) == []
+    staging = attrs.evolve(settings, stripe=StripeSettings(environment="staging"))
+    assert production_problems(staging) == []
 
 
 def test_everything_missing_is_listed_in_one_go() -> None:

@@ -73,6 +73,16 @@ async def test_serve_lists_everything_that_is_missing_and_starts_nothing(tmp_pat
     assert "Traceback" not in failed.stderr
 
 
+async def test_serve_refuses_to_pay_nobody_in_production(tmp_path: Path) -> None:
+    environ = {**WHOLE, "DATABASE_URL": "postgresql://127.0.0.1:9/none"}
+    config = _config(tmp_path, '[payouts]\nprovider = "simulated"\n')
+    failed = await run("serve", "--config", config, environ=environ)
+    checked = await run("config", "check", "--config", config, environ=environ)
+    for command in (failed, checked):
+        assert command.returncode == 2
+        assert 'payouts.provider: "simulated" pays nobody' in command.stderr
+
+
 async def test_serve_refuses_a_database_that_does_not_answer(tmp_path: Path) -> None:
     environ = {**WHOLE, "DATABASE_URL": "postgresql://nobody:hidden_word@127.0.0.1:9/none"}
     failed = await run("serve", "--config", _config(tmp_path), environ=environ)

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clawsettle.domain.money import MINOR_MAX, currency_code, minor_from_digits, minor_from_json
+from clawsettle.domain.money import (
+    MINOR_MAX,
+    balance_from_digits,
+    currency_code,
+    minor_from_digits,
+    minor_from_json,
+)
 
 amounts = st.integers(min_value=1, max_value=MINOR_MAX)
 
@@ -45,6 +51,26 @@ amounts = st.integers(min_value=1, max_value=MINOR_MAX)
 )
 def test_only_ascii_digits_of_a_bounded_amount_are_read(text: str, expected: int | None) -> None:
     assert minor_from_digits(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0),
+        ("000", 0),
+        ("2500", 2500),
+        (str(MINOR_MAX), MINOR_MAX),
+        (str(MINOR_MAX + 1), None),
+        ("", None),
+        ("-1", None),
+        ("1.0", None),
+        (" 1", None),
+        ("\u0661", None),
+        ("9" * 100_000, None),
+    ],
+)
+def test_a_balance_may_be_nothing_too(text: str, expected: int | None) -> None:
+    assert balance_from_digits(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -170,9 +170,9 @@ UNION ALL
     LIMIT $7
 );
 
--- name: event_by_key
--- $1 text idempotency key
-SELECT * FROM ledger_event WHERE idempotency_key = $1;
+-- name: events_by_key
+-- The events under these keys, in no order. $1 text[] idempotency keys
+SELECT * FROM ledger_event WHERE idempotency_key = ANY ($1::text[]);
 
 -- name: event_by_id
 -- $1 text event id
