@@ -69,7 +69,7 @@ class Receiver:
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
 
-    async def took(self, types: Iterable[str]) -> None:
+    async def until(self, types: Iterable[str]) -> None:
         """Wait until these events have been taken, in whatever order."""
         wanted = sorted(types)
         await until(lambda: sorted(self.types) == wanted)

@@ -85,7 +85,7 @@ async def test_a_payout_takes_the_course_that_its_metadata_choose(fate: Fate) ->
     status, told, left = COURSES[fate]
     async with open_site(fate=other) as site:
         payout_id = await site.pay_out(simulate=fate)
-        await site.receiver.took(told)
+        await site.receiver.until(told)
         assert site.status(payout_id) == status
         assert site.sandbox.state.accounts[site.account_id].balance_minor["usd"] == left
     assert all(event["account"] == site.account_id for event in site.receiver.events)
@@ -97,7 +97,7 @@ async def test_a_payout_takes_the_sandboxs_course_unless_its_metadata_name_one(f
     status, told, _ = COURSES[fate]
     async with open_site(fate=fate) as site:
         payout_id = await site.pay_out(simulate="rain")
-        await site.receiver.took(told)
+        await site.receiver.until(told)
         assert site.status(payout_id) == status
 
 
@@ -112,7 +112,7 @@ async def test_each_step_of_a_course_takes_its_time() -> None:
 async def test_an_event_says_what_was_true_when_it_happened() -> None:
     async with open_site(fate=Fate.PAID_THEN_FAILED) as site:
         await site.pay_out()
-        await site.receiver.took(COURSES[Fate.PAID_THEN_FAILED][1])
+        await site.receiver.until(COURSES[Fate.PAID_THEN_FAILED][1])
     assert site.status_at("payout.created") == ["pending"]
     assert site.status_at("payout.updated") == ["in_transit"]
     assert site.status_at("payout.paid") == ["paid"]
@@ -125,7 +125,7 @@ async def test_a_delivery_is_signed_as_stripe_signs() -> None:
     async with open_site(fate=Fate.SILENT) as site:
         site.sandbox.clock.advance(86_400)
         await site.pay_out()
-        await site.receiver.took(["payout.created"])
+        await site.receiver.until(["payout.created"])
     (request,) = site.receiver.requests
     header = request.headers["stripe-signature"]
     stripe.WebhookSignature.verify_header(request.body.decode(), header, SECRET, tolerance=60)
@@ -142,7 +142,7 @@ async def test_a_delivery_is_signed_as_stripe_signs() -> None:
 async def test_a_delivery_is_repeated_until_it_is_taken() -> None:
     async with open_site(500, 503, 404, fate=Fate.SILENT) as site:
         await site.pay_out()
-        await site.receiver.took(["payout.created"])
+        await site.receiver.until(["payout.created"])
         bodies = {request.body for request in site.receiver.requests}
         deliveries = list(site.sandbox.webhooks.deliveries)
     assert [delivery.status for delivery in deliveries] == [500, 503, 404, 200]
@@ -162,7 +162,7 @@ async def test_a_duplicate_comes_twice_and_a_missing_event_never() -> None:
         site.sandbox.webhooks.script.add("payout.created", DUPLICATED)
         site.sandbox.webhooks.script.add("payout.updated", MISSING)
         await site.pay_out()
-        await site.receiver.took(["payout.created", "payout.created", "payout.paid"])
+        await site.receiver.until(["payout.created", "payout.created", "payout.paid"])
     ids = [event["id"] for event in site.receiver.events if event["type"] == "payout.created"]
     assert ids[0] == ids[1]
 
@@ -172,7 +172,7 @@ async def test_an_overtaken_event_comes_after_the_next_of_its_object() -> None:
         site.sandbox.webhooks.script.add("payout.created", OVERTAKEN)
         payout_id = await site.pay_out()
         site.sandbox.state.move_payout(payout_id, "paid")
-        await site.receiver.took(["payout.paid", "payout.created"])
+        await site.receiver.until(["payout.paid", "payout.created"])
     assert site.receiver.types == ["payout.paid", "payout.created"]
 
 
@@ -181,9 +181,9 @@ async def test_a_late_event_comes_when_its_time_has_come() -> None:
         site.sandbox.webhooks.script.add("payout.created", late(60))
         payout_id = await site.pay_out()
         site.sandbox.state.move_payout(payout_id, "paid")
-        await site.receiver.took(["payout.paid"])
+        await site.receiver.until(["payout.paid"])
         site.sandbox.clock.advance(60)
-        await site.receiver.took(["payout.paid", "payout.created"])
+        await site.receiver.until(["payout.paid", "payout.created"])
 
 
 async def test_a_quirk_is_for_the_event_it_was_meant_for() -> None:
@@ -192,7 +192,7 @@ async def test_a_quirk_is_for_the_event_it_was_meant_for() -> None:
         site.sandbox.webhooks.script.add("payout.created", MISSING, metadata=wanted)
         for payout_id in ("pout_1", "pout_2", "pout_3"):
             await site.pay_out(100, payout_id=payout_id)
-        await site.receiver.took(["payout.created"] * 2)
+        await site.receiver.until(["payout.created"] * 2)
         told = {event["data"]["object"]["metadata"]["payout_id"] for event in site.receiver.events}
     assert told == {"pout_1", "pout_3"}
 
@@ -203,7 +203,7 @@ async def test_a_canceled_payout_goes_no_further() -> None:
         payout_id = await site.pay_out()
         canceled = await site.sdk.v1.payouts.cancel_async(payout_id, None, on_account)
         site.sandbox.clock.advance(1000)
-        await site.receiver.took(["payout.created", "payout.canceled"])
+        await site.receiver.until(["payout.created", "payout.canceled"])
         with pytest.raises(stripe.InvalidRequestError, match="pending"):
             await site.sdk.v1.payouts.cancel_async(payout_id, None, on_account)
         assert site.sandbox.state.accounts[site.account_id].balance_minor["usd"] == 500
@@ -228,7 +228,7 @@ async def test_the_button_of_an_accounts_page_enables_it_and_returns() -> None:
         assert page.status_code == 200
         assert '<form method="post">' in page.text
         done = await browser.post(link.url)
-        await site.receiver.took(["account.updated"])
+        await site.receiver.until(["account.updated"])
         enabled = await site.sdk.v1.accounts.retrieve_async(account.id)
         site.sandbox.clock.advance(link.expires_at - link.created)
         expired = await browser.get(link.url)
@@ -247,7 +247,7 @@ async def test_the_button_of_an_accounts_page_enables_it_and_returns() -> None:
 async def test_an_account_that_is_disabled_again_is_told_of() -> None:
     async with open_site() as site:
         site.sandbox.state.enable_account(site.account_id, enabled=False)
-        await site.receiver.took(["account.updated"])
+        await site.receiver.until(["account.updated"])
         with pytest.raises(stripe.InvalidRequestError) as refused:
             await site.pay_out()
     assert refused.value.code == "payouts_not_allowed"
