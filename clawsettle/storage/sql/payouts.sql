@@ -14,11 +14,14 @@ LEFT JOIN LATERAL (
 ) AS p ON true;
 
 -- name: insert
--- Keep new payouts, leased to the caller from birth; one whose key is taken is left out.
+-- Keep new payouts, leased to the caller from birth; one whose key is taken is left out. No conflict
+-- is named: of two at once under one key the later may meet the earlier at either of its two ids.
+-- Sorted, so that two daemons with the same keys cannot deadlock.
 -- $1 payout[] whole rows
 WITH inserted AS (
     INSERT INTO payout SELECT i.* FROM unnest($1::payout[]) AS i
-    ON CONFLICT (idempotency_key) DO NOTHING
+    ORDER BY i.payout_id
+    ON CONFLICT DO NOTHING
     RETURNING payout_id
 ), audited AS (
     INSERT INTO payout_audit (payout_id, event_type, to_status, details, at)
