@@ -14,6 +14,7 @@ from clawsettle.config import (
     AdminSettings,
     ForwardingSettings,
     LedgerSettings,
+    PayoutSettings,
     Secret,
     Settings,
     StripeSettings,
@@ -35,6 +36,7 @@ def settings(
     forwarding: Mapping[str, Any] | None = None,
     stripe: Mapping[str, Any] | None = None,
     ledger: Mapping[str, Any] | None = None,
+    payouts: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings of a staging daemon with one key of each kind."""
     return Settings(
@@ -44,6 +46,7 @@ def settings(
         ),
         forwarding=ForwardingSettings(**(forwarding or {})),
         ledger=LedgerSettings(**{"admin_keys": (Secret("ledger_house"),), **(ledger or {})}),
+        payouts=PayoutSettings(**(payouts or {})),
     )
 
 
@@ -114,8 +117,9 @@ async def open_house(database_url: str, configured: Settings | None = None) -> A
         ):
             house = House(parts, database, settle, ledger)
             yield house
-            for supervised in parts.actors[:3]:
-                await supervised.stop()
+            for supervised in parts.actors:
+                if supervised.actor.name not in {"ledger_keeper", "delivery_recorder"}:
+                    await supervised.stop()
             if parts.ledger_app is not None:
                 await house.check_books()
         for supervised in parts.actors:

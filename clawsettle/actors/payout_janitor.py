@@ -2,8 +2,8 @@
 
 Owns: no rows of its own; it leases due payouts and hands them to the keeper, which asks the
 provider about those whose outcome is unknown or that have waited too long for news.
-Guarantees: a payout whose time has come, or whose lease has run out on any daemon, is claimed within
-one poll interval, as far as the keeper has room.
+Guarantees: a payout whose time has come, or whose lease has run out on any daemon, is claimed
+within one poll interval, as far as the keeper has room.
 Stops: on ``close``, after the claim under way.
 """
 

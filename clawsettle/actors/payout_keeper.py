@@ -200,9 +200,15 @@ class PayoutKeeper:
         )
 
     def take(self, leased: Sequence[Leased]) -> None:
-        """Work on payouts that were leased for this keeper, no more than it had ``room`` for."""
-        for one in leased:
-            self._drive(one)
+        """Work on payouts that were leased for this keeper, no more than it had ``room`` for.
+
+        Those that find none any more wait for their leases to end.
+        """
+        try:
+            for one in leased:
+                self._drive(one)
+        except Overloaded:
+            _log.info("payouts_left_to_their_leases", payouts=len(leased))
 
     async def run(self) -> None:
         """Work until closed and drained."""
@@ -323,7 +329,7 @@ class PayoutKeeper:
 
     async def _watch(self, payout_id: str) -> DriveEnd:
         """Look at a payout that somebody else works on until nobody does."""
-        payout = await tenacity.AsyncRetrying(
+        payout: Payout = await tenacity.AsyncRetrying(
             retry=tenacity.retry_if_result(lambda payout: payout.lease_token is not None),
             wait=tenacity.wait_exponential(multiplier=_WATCH_S, max=_WATCH_MAX_S),
             sleep=trio.sleep,
@@ -390,9 +396,7 @@ class PayoutKeeper:
         return DriveEnd(payout, refusal or failure)
 
 
-def _known(
-    request: PayoutRequest, destination: Destination, payout: Payout | None
-) -> _Known:
+def _known(request: PayoutRequest, destination: Destination, payout: Payout | None) -> _Known:
     """Return the payout under a request's key, if it is what is asked for now."""
     if payout is None:
         details = {"account_id": request.account_id}

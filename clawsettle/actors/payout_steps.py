@@ -46,6 +46,7 @@ from clawsettle.domain.providers import (
 )
 
 _log = structlog.get_logger(__name__)
+_NO_FUNDS = "INSUFFICIENT_FUNDS"
 _NOT_YET = frozenset({ProviderStatus.PENDING, ProviderStatus.IN_TRANSIT})
 _APPLIED: Mapping[PayoutStep, Callable[[str], PayoutEvent]] = {
     PayoutStep.LOCK: LockApplied,
@@ -108,10 +109,9 @@ class PayoutSteps:
         if isinstance(outcome, Applied):
             return StepResult(_APPLIED[step](outcome.event_id))
         error = _not_transferred(payout, order.key, outcome)
-        is_final = payout.attempts <= 1 or payout.attempts >= _LOCK_ATTEMPTS_MIN
-        if step is PayoutStep.LOCK and isinstance(outcome, Refused) and is_final:
-            if error.code == "INSUFFICIENT_FUNDS" or outcome.final:
-                return StepResult(LockRefused(error.code, outcome.message), error)
+        is_lone = payout.attempts <= 1 or payout.attempts >= _LOCK_ATTEMPTS_MIN
+        if step is PayoutStep.LOCK and is_lone and _is_no(outcome):
+            return StepResult(LockRefused(error.code, outcome.message), error)
         return _failed(error.code, outcome.message, error)
 
     async def _send(self, payout: Payout) -> StepResult:
@@ -120,8 +120,13 @@ class PayoutSteps:
             case Sent():
                 return _sent(outcome, "provider:send")
             case Declined():
-                _log.warning("payout_declined", payout_id=payout.payout_id, code=outcome.code,
-                             http_status=outcome.http_status, reason=outcome.message)
+                _log.warning(
+                    "payout_declined",
+                    payout_id=payout.payout_id,
+                    code=outcome.code,
+                    http_status=outcome.http_status,
+                    reason=outcome.message,
+                )
                 return StepResult(SendDeclined(outcome), _refusal(payout, outcome))
         return self._unanswered(PayoutStep.SEND, payout, outcome)
 
@@ -182,7 +187,8 @@ class PayoutSteps:
         error = _silence(payout)
         if step in STAGES:
             error = ProviderError(
-                "the ledger did not answer", code="LEDGER_INGEST_FAILED",
+                "the ledger did not answer",
+                code="LEDGER_INGEST_FAILED",
                 details={"idempotency_key": transfer_of(payout, step).key},
             )
         elif payout.status in {PayoutStatus.SENDING, PayoutStatus.UNKNOWN}:
@@ -216,8 +222,13 @@ def _silence(payout: Payout) -> ProviderError:
     )
 
 
+def _is_no(outcome: Refused | Unknown) -> bool:
+    """Return whether the ledger will not lock the amount: it is not there, or cannot be asked."""
+    return isinstance(outcome, Refused) and (outcome.final or outcome.code == _NO_FUNDS)
+
+
 def _not_transferred(payout: Payout, key: str, outcome: Refused | Unknown) -> ClawsettleError:
-    if isinstance(outcome, Refused) and outcome.code == "INSUFFICIENT_FUNDS":
+    if isinstance(outcome, Refused) and outcome.code == _NO_FUNDS:
         details: dict[str, object] = {"idempotency_key": key}
         if outcome.available_minor is not None:
             details = {
@@ -225,9 +236,7 @@ def _not_transferred(payout: Payout, key: str, outcome: Refused | Unknown) -> Cl
                 "amount_minor": str(payout.amount_minor),
                 "available_minor": str(outcome.available_minor),
             }
-        return CallerError(
-            "the balance does not cover it", code="INSUFFICIENT_FUNDS", details=details
-        )
+        return CallerError("the balance does not cover it", code=_NO_FUNDS, details=details)
     details = {"idempotency_key": key}
     if outcome.ledger_status is not None:
         details["ledger_status"] = outcome.ledger_status

@@ -3,8 +3,8 @@
 Owns: the attempts of this daemon, from a leased row to its recorded result.
 Guarantees: a row is sent only while its lease runs, and recorded only while the lease is still
 ours; many are under way at once and one slow answer holds up no other; what ends together is
-recorded together. An attempt whose result cannot be recorded leaves the row to whoever claims it
-after the lease.
+recorded together. A row whose event is about a payout is done only when the payout has heeded it.
+An attempt whose result cannot be recorded leaves the row to whoever claims it after the lease.
 Stops: on ``close``, when the attempts under way have been recorded.
 """
 
@@ -19,15 +19,18 @@ import trio
 from attrs import define, field, frozen
 
 from clawsettle.actors.mailbox import Mailbox, Reply
+from clawsettle.actors.payout_keeper import PayoutKeeper
 from clawsettle.clients.ledger import SettlementLedger
-from clawsettle.domain.errors import ClawsettleError, StorageError
+from clawsettle.domain.errors import ClawsettleError, StorageError, StorageUnavailable
 from clawsettle.domain.forwarding import (
+    Accepted,
     AttemptOutcome,
     AttemptResult,
     Forwardable,
     ForwardingState,
     RetryPolicy,
     Standing,
+    Unheeded,
     Unknown,
     Unreadable,
     judge,
@@ -83,7 +86,8 @@ class SettlementForwarder:
     ``capacity`` bounds the rows held here: no more than can be sent before their leases end. New
     events and the backlog may each take three quarters of it, so that neither starves the other.
     ``in_flight_max`` bounds the ledger calls under way, ``attempt_timeout_s`` each of them.
-    ``when_roomy`` is called when there is room again for somebody who found none.
+    ``when_roomy`` is called when there is room again for somebody who found none. Without
+    ``payouts`` other daemons see to the payouts.
     """
 
     outbox: SettlementOutbox
@@ -92,6 +96,7 @@ class SettlementForwarder:
     capacity: int
     in_flight_max: int
     attempt_timeout_s: float
+    payouts: PayoutKeeper | None = None
     when_roomy: Callable[[], None] = field(default=lambda: None)
     name: str = field(default="settlement_forwarder", init=False)
     lease_lost_count: int = field(default=0, init=False)
@@ -214,8 +219,31 @@ class SettlementForwarder:
         )
         with trio.move_on_at(ends):
             outcomes = await self._send([settlement for _, settlement in sendable])
-        for (work, _), outcome in zip(sendable, outcomes, strict=True):
-            self._finish(work, outcome)
+        async with trio.open_nursery() as heeding:
+            for (work, _), outcome in zip(sendable, outcomes, strict=True):
+                if isinstance(outcome, Accepted) and work.row.payout_id and self.payouts:
+                    heeding.start_soon(self._heed, self.payouts, work, outcome, ends)
+                else:
+                    self._finish(work, outcome)
+
+    async def _heed(
+        self, payouts: PayoutKeeper, work: _Work, accepted: Accepted, ends: float
+    ) -> None:
+        """Have the payout that a row is about heed its event, before the row is done."""
+        payout_id = work.row.payout_id
+        assert payout_id is not None  # noqa: S101 - whoever calls has looked
+        failure: ClawsettleError | None = StorageUnavailable("the payout did not heed it in time")
+        try:
+            with trio.move_on_at(ends):
+                failure = await payouts.settle(payout_id)
+        except ClawsettleError as error:
+            failure = error
+        except Exception:  # noqa: BLE001 - as in _send
+            _log.exception("payout_not_heeded", payout_id=payout_id)
+        outcome: AttemptOutcome = accepted
+        if failure is not None:
+            outcome = Unheeded(failure.code, failure.message, accepted.ledger_status)
+        self._finish(work, outcome)
 
     async def _send(self, settlements: Sequence[Forwardable]) -> Sequence[AttemptOutcome]:
         try:

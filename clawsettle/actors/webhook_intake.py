@@ -7,7 +7,7 @@ while its own request is still being answered.
 Stops: on ``close``, when every delivery it took has its receipt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from attrs import define, field, frozen
@@ -52,7 +52,8 @@ class WebhookIntake:
     """See the module. ``batch_max`` bounds one commit, ``waiting_max`` the deliveries that wait.
 
     ``failures_are_answered`` says that a failed attempt is answered as a failure: the delivery
-    that starts the next attempt is then the first that can count.
+    that starts the next attempt is then the first that can count. ``when_news`` is called when
+    payouts may have news that no attempt here will have them heed.
     """
 
     outbox: SettlementOutbox
@@ -60,6 +61,7 @@ class WebhookIntake:
     batch_max: int
     waiting_max: int
     failures_are_answered: bool = True
+    when_news: Callable[[], None] = field(default=lambda: None)
     name: str = field(default="webhook_intake", init=False)
     mismatch_count: int = field(default=0, init=False)
     _mailbox: Mailbox[_Ask] = field(init=False)
@@ -127,6 +129,8 @@ class WebhookIntake:
             attempts = seats.take(leased)
         if any(new.row is None and new.due_at is not None for new in recorded):
             self.forwarder.when_roomy()
+        if any(new.row is None and same[new.event_id][0].request.news for new in recorded):
+            self.when_news()
         for new in recorded:
             self._answer_new(same.pop(new.event_id), new, attempts.get(new.event_id))
         if same:
@@ -140,6 +144,7 @@ class WebhookIntake:
             event_id=event.event_id,
             event_type=event.event_type,
             disposition=new.disposition,
+            reason=new.reason,
         )
         standing = None
         if new.due_at is not None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -71,6 +71,10 @@ def dev(
     database_url: Annotated[
         str | None, Parameter(help="An own PostgreSQL instead of the embedded one.")
     ] = None,
+    provider: Annotated[
+        Literal["simulated", "stripe-sandbox", "off"] | None,
+        Parameter(help="Who makes payouts; a stripe-sandbox is a Stripe inside this process."),
+    ] = None,
 ) -> None:
     """Start a daemon for trying out: embedded PostgreSQL, embedded ledger, generated secrets.
 
@@ -85,7 +89,7 @@ def dev(
         "ledger.bind": ledger_bind,
         "database.url": database_url,
     }
-    run_async(develop, state_dir, config, overrides)
+    run_async(develop, state_dir, config, provider, overrides)
 
 
 @app.command

@@ -25,6 +25,7 @@ from clawsettle.actors.supervisor import Actor, Supervised
 from clawsettle.actors.webhook_intake import WebhookIntake
 from clawsettle.clients.ledger import HttpLedger, Ledger
 from clawsettle.config import Address, Settings, serving_problems
+from clawsettle.daemon.payout_parts import PayoutParts, assemble_payouts
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
 from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_RISK, LEDGER_VERIFY, ledger_guard
@@ -80,6 +81,7 @@ class Parts:
     readiness: Readiness
     patience: Patience
     http_ledger: HttpLedger | None = None
+    payouts: PayoutParts | None = None
 
 
 @frozen
@@ -96,6 +98,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
     outbox = SettlementOutbox(database, forwarding.lease_s)
     letters = DeadLetters(database, forwarding.lease_s)
     ledger, keeper, http_ledger = _ledger(settings, database)
+    payouts = assemble_payouts(settings, database, ledger)
     forwarder = SettlementForwarder(
         outbox,
         ledger,
@@ -109,6 +112,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
         capacity=min(forwarding.mailbox_max, 2 * forwarding.in_flight_max * ledger.batch_max),
         in_flight_max=forwarding.in_flight_max,
         attempt_timeout_s=forwarding.attempt_timeout_s,
+        payouts=payouts.keeper if payouts else None,
     )
     rescuer = SettlementRescuer(outbox, letters, forwarder, CLAIM_BATCH_MAX, forwarding.poll_s)
     forwarder.when_roomy = rescuer.ring
@@ -118,13 +122,14 @@ def assemble(settings: Settings, database: Database) -> Parts:
         INTAKE_BATCH_MAX,
         forwarding.mailbox_max,
         failures_are_answered=forwarding.acknowledge == "attempted",
+        when_news=payouts.janitor.ring if payouts else lambda: None,
     )
     recorder = DeliveryRecorder(
         DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
     )
-    actors: list[Actor] = [rescuer, intake, forwarder, recorder]
-    if keeper is not None:
-        actors.insert(3, keeper)
+    actors: list[Actor] = [rescuer, intake, forwarder]
+    actors += payouts.actors if payouts else ()
+    actors += [recorder] if keeper is None else [keeper, recorder]
     supervised = tuple(Supervised(actor) for actor in actors)
     readiness, patience = Readiness(outbox, supervised), Patience()
     return Parts(
@@ -144,6 +149,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
         readiness=readiness,
         patience=patience,
         http_ledger=http_ledger,
+        payouts=payouts,
     )
 
 
@@ -168,9 +174,13 @@ async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None
                 parts = assemble(settings, database)
                 if parts.http_ledger is not None:
                     stack.callback(parts.http_ledger.close)
+                if parts.payouts is not None:
+                    stack.callback(parts.payouts.close)
                 for supervised in reversed(parts.actors):
                     await nursery.start(supervised.run)
                 addresses, ended = await _listen(settings, parts, stop, nursery)
+                if parts.payouts is not None:
+                    parts.payouts.listening(addresses.settle.url)
                 _calm_the_collector()
                 announce(addresses)
             if not starting.cancelled_caught:

@@ -104,8 +104,17 @@ class Unreadable:
     message: str
 
 
+@frozen
+class Unheeded:
+    """The ledger has the settlement, but the payout that it is about could not heed it yet."""
+
+    code: str
+    message: str
+    ledger_status: int
+
+
 LedgerOutcome = Accepted | Refused | Unknown
-AttemptOutcome = LedgerOutcome | Unreadable
+AttemptOutcome = LedgerOutcome | Unreadable | Unheeded
 
 
 @frozen
@@ -301,10 +310,16 @@ def judge(
         next_state(state, GaveUp() if gives_up else FellThrough()),
         retry_in_s=None if gives_up else backoff_s(attempts, policy, seed=event_id),
         ledger_status=None if isinstance(outcome, Unreadable) else outcome.ledger_status,
-        error_code="INTERNAL_ERROR" if isinstance(outcome, Unreadable) else "LEDGER_INGEST_FAILED",
+        error_code=_error_code(outcome),
         error_message=outcome.message[: ERROR_MESSAGE_MAX - len(limit)] + limit,
         blame=_blame(outcome) if gives_up else None,
     )
+
+
+def _error_code(outcome: AttemptOutcome) -> str:
+    if isinstance(outcome, Unheeded):
+        return outcome.code
+    return "INTERNAL_ERROR" if isinstance(outcome, Unreadable) else "LEDGER_INGEST_FAILED"
 
 
 def _is_final(outcome: AttemptOutcome) -> bool:

@@ -41,12 +41,6 @@ class PayoutSchedule:
         due_at = now + timedelta(seconds=self.lease_s)
         return attrs.evolve(payout, due_at=due_at, attempts=max(payout.attempts, 1))
 
-    def heard(self, before: Payout, after: Payout, *, now: datetime) -> Payout:
-        """Return a payout after news of its provider; whoever holds a lease on it keeps that."""
-        if after.lease_token is not None or after.status is before.status:
-            return after
-        return attrs.evolve(after, due_at=None if after.status.is_end else now)
-
     def _rests(self, payout: Payout, now: datetime, wait: timedelta) -> Payout:
         return attrs.evolve(payout, due_at=now + wait, lease_token=None)
 
@@ -57,3 +51,15 @@ class PayoutSchedule:
         most = _ASK_MAX if known else timedelta(seconds=max(self.policy.max_s, least_s))
         waited = now - (payout.status_at if known else payout.keyed_at)
         return min(most, max(timedelta(seconds=least_s), waited / 2))
+
+
+def due_by_news(before: Payout, after: Payout, *, now: datetime) -> Payout:
+    """Return a payout after news of its provider; whoever holds a lease on it keeps that.
+
+    Its holder may begin the new step at once, so whoever comes after him has to look first.
+    """
+    if after.status is before.status:
+        return after
+    if after.lease_token is not None:
+        return attrs.evolve(after, attempts=1)
+    return attrs.evolve(after, due_at=None if after.status.is_end else now)

@@ -33,6 +33,4 @@ def transfer_of(payout: Payout, step: PayoutStep) -> TransferOrder:
     metadata: dict[str, object] = {"payout_id": payout.payout_id, "stage": STAGES[step]}
     if payout.provider_source is not None:
         metadata["source"] = payout.provider_source
-    return TransferOrder(
-        key, source, destination, payout.amount_minor, payout.currency, metadata
-    )
+    return TransferOrder(key, source, destination, payout.amount_minor, payout.currency, metadata)

@@ -22,6 +22,7 @@ from clawsettle.config import ForwardingSettings, StripeSettings
 from clawsettle.domain.errors import ClawsettleError, ProviderError, StorageUnavailable
 from clawsettle.domain.forwarding import ForwardingState, Standing
 from clawsettle.domain.instants import iso_instant
+from clawsettle.domain.payout_news import read_account_news, read_news
 from clawsettle.domain.stripe_events import (
     EventUnmappable,
     Mapped,
@@ -142,7 +143,16 @@ class WebhookRoute:
         receipt, standing = None, None
         with self.patience.bound(self.forwarding.answer_deadline_s):
             mapped, quarantined = await self._mapped(event)
-            receipt = await self.intake.receive(Delivery(event, body, mapped, quarantined))
+            receipt = await self.intake.receive(
+                Delivery(
+                    event,
+                    body,
+                    mapped,
+                    quarantined,
+                    None if quarantined else read_news(event),
+                    read_account_news(event),
+                )
+            )
             standing = receipt.standing
             if standing is not None and self.forwarding.acknowledge == "attempted":
                 standing = await self._settled(event.event_id, receipt)

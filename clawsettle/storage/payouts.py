@@ -16,7 +16,7 @@ from attrs import Factory, define, frozen
 from clawsettle.domain.errors import IllegalTransition
 from clawsettle.domain.payout_events import News, PayoutEvent, SendAnswered, news
 from clawsettle.domain.payout_news import NewsState, PayoutNews, Verdict, judge_news
-from clawsettle.domain.payout_schedule import PayoutSchedule
+from clawsettle.domain.payout_schedule import PayoutSchedule, due_by_news
 from clawsettle.domain.payout_transitions import Audit, apply
 from clawsettle.domain.payouts import Payout
 from clawsettle.storage.bridge import Database, Row, Transaction
@@ -127,25 +127,6 @@ class Payouts:
             lambda transaction: self._apply(transaction, changes)
         )
 
-    async def hear(
-        self, transaction: Transaction, told: Sequence[PayoutNews]
-    ) -> tuple[Mapping[str, Heard], "Desk"]:
-        """Match news with its payouts, within the transaction that records its events.
-
-        Returns what becomes of each event, and the desk whose ``store`` must follow once the
-        events' own rows are there.
-        """
-        nameless = sorted({one.external_payout_id for one in told if one.named_payout_id is None})
-        if nameless:
-            await transaction.fetch(_SQL["lock_objects"], nameless)
-        rows = await transaction.fetch(
-            _SQL["lock_named"],
-            [one.external_payout_id for one in told],
-            [one.named_payout_id for one in told if one.named_payout_id is not None],
-        )
-        desk = Desk(self.schedule, {row["payout_id"]: read_payout(row) for row in rows}, _now(rows))
-        return {one.event_id: desk.hear(one) for one in told}, desk
-
     async def _lease(self, statement: str, *args: object) -> list[Leased]:
         begun = trio.current_time()
         rows = await self.database.fetch(_SQL[statement], *args, self.schedule.lease_s)
@@ -162,8 +143,8 @@ class Payouts:
         if becoming_known:
             await transaction.fetch(_SQL["lock_objects"], becoming_known)
         rows = await transaction.fetch(_SQL["lock"], [change.payout_id for change in changes])
-        desk = Desk(self.schedule, {row["payout_id"]: read_payout(row) for row in rows}, _now(rows))
-        lost = [not desk.take(change) for change in changes]
+        desk = Desk({row["payout_id"]: read_payout(row) for row in rows}, _now(rows))
+        lost = [not desk.take(change, self.schedule) for change in changes]
         if becoming_known:
             parked = await transaction.fetch(
                 _SQL["parked"], becoming_known, [change.payout_id for change in changes]
@@ -177,24 +158,45 @@ class Payouts:
         ]
 
 
+async def hear_news(
+    transaction: Transaction, told: Sequence[PayoutNews]
+) -> tuple[Mapping[str, Heard], "Desk"]:
+    """Match news with its payouts, within the transaction that records its events.
+
+    Returns what becomes of each event, and the desk whose ``store`` must follow once the events'
+    own rows are there.
+
+    Raises: StorageUnavailable or StorageError.
+    """
+    nameless = sorted({one.external_payout_id for one in told if one.named_payout_id is None})
+    if nameless:
+        await transaction.fetch(_SQL["lock_objects"], nameless)
+    rows = await transaction.fetch(
+        _SQL["lock_named"],
+        [one.external_payout_id for one in told],
+        [one.named_payout_id for one in told if one.named_payout_id is not None],
+    )
+    desk = Desk({row["payout_id"]: read_payout(row) for row in rows}, _now(rows))
+    return {one.event_id: desk.hear(one) for one in told}, desk
+
+
 @define
 class Desk:
     """Locked payouts of one transaction, and what is to be stored of them; ``now`` is its time."""
 
-    schedule: PayoutSchedule
     payouts: dict[str, Payout]
     now: datetime | None
     changed: set[str] = Factory(set)
     audits: list[tuple[str, Audit]] = Factory(list)
     heard: list[tuple[PayoutNews, Heard]] = Factory(list)
 
-    def take(self, change: Change) -> bool:
+    def take(self, change: Change, schedule: PayoutSchedule) -> bool:
         """Apply what the holder of a lease reports; False when the lease is not his any more."""
         before = self.payouts[change.payout_id]
         if change.lease_token is None or before.lease_token != change.lease_token:
             return False
         after = self._apply(before, change.event)
-        self._put(self.schedule.owned(after, change.event, now=self._time))
+        self._put(schedule.owned(after, change.event, now=self._time))
         return True
 
     def hear(self, told: PayoutNews) -> Heard:
@@ -203,7 +205,7 @@ class Desk:
         verdict = judge_news(told, payout)
         if payout is not None and verdict.state is NewsState.APPLIED:
             after = self._apply(payout, news(told.sent, told.source))
-            self._put(self.schedule.heard(payout, after, now=self._time))
+            self._put(due_by_news(payout, after, now=self._time))
         parked = verdict.state is NewsState.PARKED
         heard = Heard(verdict, None if parked or payout is None else payout.payout_id)
         self.heard.append((told, heard))

@@ -13,13 +13,17 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+import attrs
 import trio
-from attrs import frozen
+from attrs import Factory, define, frozen
 
 from clawsettle.domain.canonical import canonical_json
 from clawsettle.domain.forwarding import AttemptResult, ForwardingState, Standing
-from clawsettle.domain.stripe_events import Mapped, StripeEvent, refund_since
+from clawsettle.domain.payout_news import AccountNews, NewsState, PayoutNews
+from clawsettle.domain.stripe_events import Mapped, RefundTotal, StripeEvent, refund_since
 from clawsettle.storage.bridge import Database, Row, Transaction
+from clawsettle.storage.connect_accounts import note_account
+from clawsettle.storage.payouts import Heard, hear_news
 from clawsettle.storage.queries import load_queries
 
 _SQL = load_queries("settlement_outbox")
@@ -29,13 +33,16 @@ _SQL = load_queries("settlement_outbox")
 class Delivery:
     """A verified event as it is to be recorded; ``mapped`` is None when nothing is forwarded.
 
-    ``body`` is valid UTF-8. It is kept for a ``quarantined`` event only.
+    ``body`` is valid UTF-8. It is kept for a ``quarantined`` event only. ``news`` is what the event
+    says of a payout, ``account`` what it says of a connected account.
     """
 
     event: StripeEvent
     body: bytes
     mapped: Mapped | None
     quarantined: bool = False
+    news: PayoutNews | None = None
+    account: AccountNews | None = None
 
     @property
     def body_sha256(self) -> bytes:
@@ -49,7 +56,8 @@ class LeasedRow:
 
     The end is counted from before the claim was sent, so it comes no later than ``due_at``, the
     end that the database goes by. ``age_s`` is how long the row had been tried when it was claimed:
-    seconds since it was recorded or requeued.
+    seconds since it was recorded or requeued. ``payout_id`` names the payout that its event is
+    about, which has to heed it before the row is done; None when that is nobody's here.
     """
 
     event_id: str
@@ -61,6 +69,7 @@ class LeasedRow:
     lease_token: int
     lease_ends: float
     rescued: bool = False
+    payout_id: str | None = None
 
 
 @frozen
@@ -68,13 +77,14 @@ class Recorded:
     """What recording made of one new event.
 
     ``row`` is its outbox row when it is leased to the caller; ``due_at`` is None when nothing of
-    it is forwarded.
+    it is forwarded. ``reason`` says why an event about a payout was put aside.
     """
 
     event_id: str
     disposition: str
     row: LeasedRow | None
     due_at: datetime | None
+    reason: str | None = None
 
 
 @frozen
@@ -119,30 +129,32 @@ class SettlementOutbox:
         they are and not returned, but for a quarantined one that maps by now: it is recorded anew,
         so that a redelivery brings it back once its cause is mended. What this call recorded is
         returned also when the answer to its commit was lost. Cumulative refunds are turned
-        into what is new of them, under a lock on their charge.
+        into what is new of them, under a lock on their charge. News of payouts is applied to them,
+        and news of connected accounts noted, in the same commit.
         """
         begun = trio.current_time()
         ordered = sorted(deliveries, key=lambda delivery: delivery.event.event_id)
         tokens = {d.event.event_id: -1 - secrets.randbits(62) for d in ordered}
-        if not any(d.mapped is not None and d.mapped.refund is not None for d in ordered):
+        if not any(_touches_more(d) for d in ordered):
             drafts = [_draft(d, _payload(d)) for d in ordered]
             rows = await self.database.fetch(
                 _SQL["record_events"], *self._columns(drafts, tokens, leased_max)
             )
         else:
             drafts, rows = await self.database.transaction(
-                lambda transaction: self._record_with_refunds(
-                    transaction, ordered, tokens, leased_max
-                )
+                lambda transaction: self._record_with_more(transaction, ordered, tokens, leased_max)
             )
-        dispositions = {draft.event.event_id: draft.disposition for draft in drafts}
+        drafted = {draft.event.event_id: draft for draft in drafts}
         ends = begun + self.lease_s
-        recorded = [_recorded(row, dispositions[row["event_id"]], ends) for row in rows]
+        recorded = [_recorded(row, drafted[row["event_id"]], ends) for row in rows]
         for new in recorded:
             del tokens[new.event_id]
         if tokens:
             rows = await self.database.fetch(_SQL["recall"], list(tokens), list(tokens.values()))
-            recorded += [_recorded(row, "forwarded", ends) for row in rows]
+            recorded += [
+                Recorded(row["event_id"], "forwarded", leased_row(row, ends), row["due_at"])
+                for row in rows
+            ]
         return recorded
 
     async def look(self, event_ids: Iterable[str]) -> dict[str, KnownEvent]:
@@ -197,40 +209,41 @@ class SettlementOutbox:
         rows = await self.database.fetch(_SQL[statement], *args, self.lease_s)
         return [leased_row(row, begun + self.lease_s) for row in rows]
 
-    async def _record_with_refunds(
+    async def _record_with_more(
         self,
         transaction: Transaction,
         ordered: Sequence[Delivery],
         tokens: Mapping[str, int],
         leased_max: int,
     ) -> "tuple[list[_Draft], Sequence[Row]]":
-        refunds = {
-            d.mapped.refund.charge_id: d.mapped.refund.payment_intent_id
-            for d in ordered
-            if d.mapped is not None and d.mapped.refund is not None
-        }
-        charges = sorted(refunds)
-        locked = await transaction.fetch(
-            _SQL["lock_refund_totals"], charges, [refunds[charge] for charge in charges]
-        )
-        totals = {row["charge_id"]: row["total_minor"] for row in locked}
+        """Record events of which some change more than the inbox; locks charges, then payouts."""
+        charges = _Charges()
+        refunds = [d.mapped.refund for d in ordered if d.mapped is not None and d.mapped.refund]
+        if refunds:
+            await charges.lock(transaction, refunds)
         # Looked up under the lock: an event counted before must not be counted again.
         known = await transaction.fetch(_SQL["known_events"], [d.event.event_id for d in ordered])
         counted = {row["event_id"] for row in known}
-        drafts = []
-        for delivery in (d for d in ordered if d.event.event_id not in counted):
-            payload = _payload(delivery)
-            if delivery.mapped is not None and (refund := delivery.mapped.refund) is not None:
-                since = refund_since(delivery.mapped, recorded_minor=totals[refund.charge_id])
-                totals[refund.charge_id] = max(totals[refund.charge_id], refund.total_minor)
-                payload = None if since is None else canonical_json(since)
-            drafts.append(_draft(delivery, payload))
-        await transaction.fetch(
-            _SQL["set_refund_totals"], charges, [totals[charge] for charge in charges]
-        )
+        fresh = [d for d in ordered if d.event.event_id not in counted]
+        told = [d.news for d in fresh if d.news is not None]
+        heard: Mapping[str, Heard] = {}
+        if told:
+            heard, desk = await hear_news(transaction, told)
+        drafts = [_draft(d, charges.payload(d.mapped), heard.get(d.event.event_id)) for d in fresh]
+        if refunds:
+            await charges.store(transaction)
         rows = await transaction.fetch(
             _SQL["record_events"], *self._columns(drafts, tokens, leased_max)
         )
+        if told:
+            await desk.store(transaction)
+        for account in (d.account for d in fresh if d.account is not None):
+            await note_account(
+                transaction,
+                account.connect_account_id,
+                active=account.active,
+                said_at=account.said_at,
+            )
         return drafts, rows
 
     def _columns(
@@ -251,6 +264,38 @@ class SettlementOutbox:
         )
 
 
+@define
+class _Charges:
+    """The charges of one batch and what is recorded of their refunds, under their locks."""
+
+    totals: dict[str, int] = Factory(dict)
+
+    async def lock(self, transaction: Transaction, refunds: Sequence[RefundTotal]) -> None:
+        named = {refund.charge_id: refund.payment_intent_id for refund in refunds}
+        charges = sorted(named)
+        rows = await transaction.fetch(
+            _SQL["lock_refund_totals"], charges, [named[charge] for charge in charges]
+        )
+        self.totals = {row["charge_id"]: row["total_minor"] for row in rows}
+
+    def payload(self, mapped: Mapped | None) -> str | None:
+        """Return what is forwarded of an event; None when it adds nothing to what is recorded."""
+        if mapped is None:
+            return None
+        if mapped.refund is None:
+            return canonical_json(mapped.payload)
+        charge_id, total_minor = mapped.refund.charge_id, mapped.refund.total_minor
+        since = refund_since(mapped, recorded_minor=self.totals[charge_id])
+        self.totals[charge_id] = max(self.totals[charge_id], total_minor)
+        return None if since is None else canonical_json(since)
+
+    async def store(self, transaction: Transaction) -> None:
+        charges = sorted(self.totals)
+        await transaction.fetch(
+            _SQL["set_refund_totals"], charges, [self.totals[charge] for charge in charges]
+        )
+
+
 @frozen
 class _Draft:
     """One event as it goes into the inbox, with what its outbox row will say."""
@@ -260,26 +305,40 @@ class _Draft:
     disposition: str
     payload: str | None
     body: str | None
+    heard: Heard | None
 
 
-def _draft(delivery: Delivery, payload: str | None) -> _Draft:
+def _touches_more(delivery: Delivery) -> bool:
+    """Whether recording it also changes a charge's total, a payout or a connected account."""
+    refund = None if delivery.mapped is None else delivery.mapped.refund
+    return any(found is not None for found in (refund, delivery.news, delivery.account))
+
+
+def _draft(delivery: Delivery, payload: str | None, heard: Heard | None = None) -> _Draft:
+    state = None if heard is None else heard.verdict.state
+    if state in {NewsState.QUARANTINED, NewsState.SUPERSEDED}:
+        # Neither what is not true nor what is overruled reaches the ledger.
+        payload = None
     if payload is not None:
         disposition = "forwarded"
-    elif delivery.quarantined:
+    elif delivery.quarantined or state is NewsState.QUARANTINED:
         disposition = "quarantined"
     else:
         disposition = "ignored" if delivery.mapped is None else "superseded"
     body = delivery.body.decode() if disposition == "quarantined" else None
-    return _Draft(delivery.event, delivery.body_sha256, disposition, payload, body)
+    return _Draft(delivery.event, delivery.body_sha256, disposition, payload, body, heard)
 
 
 def _payload(delivery: Delivery) -> str | None:
     return None if delivery.mapped is None else canonical_json(delivery.mapped.payload)
 
 
-def _recorded(row: Row, disposition: str, lease_ends: float) -> Recorded:
+def _recorded(row: Row, draft: _Draft, lease_ends: float) -> Recorded:
     leased = None if row["lease_token"] is None else leased_row(row, lease_ends)
-    return Recorded(row["event_id"], disposition, leased, row["due_at"])
+    if leased is not None and draft.heard is not None:
+        leased = attrs.evolve(leased, payout_id=draft.heard.payout_id)
+    reason = None if draft.heard is None else draft.heard.verdict.reason
+    return Recorded(row["event_id"], draft.disposition, leased, row["due_at"], reason)
 
 
 def leased_row(row: Row, lease_ends: float) -> LeasedRow:
@@ -294,6 +353,7 @@ def leased_row(row: Row, lease_ends: float) -> LeasedRow:
         lease_token=row["lease_token"],
         lease_ends=lease_ends,
         rescued=row.get("rescued", False),
+        payout_id=row.get("payout_id"),
     )
 
 

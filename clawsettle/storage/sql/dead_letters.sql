@@ -52,7 +52,10 @@ SET state = 'failed',
     END,
     updated_at = now()
 WHERE event_id = $1 AND state IN ('dead', 'discarded')
-RETURNING event_id, payload, state, attempts, 0::double precision AS age_s, due_at, lease_token;
+RETURNING
+    event_id, payload, state, attempts, 0::double precision AS age_s, due_at, lease_token,
+    (SELECT f.payout_id FROM payout_event AS f
+     WHERE f.event_id = $1 AND f.state = 'applied') AS payout_id;
 
 -- name: discard
 -- Close a dead row. Since when it is dead stays as it was.

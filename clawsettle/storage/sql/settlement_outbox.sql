@@ -72,7 +72,9 @@ FROM recorded AS r LEFT JOIN queued AS q USING (event_id);
 -- $1 text[] event ids   $2 bigint[] the lease tokens they were to get
 SELECT
     o.event_id, o.payload, o.state, o.attempts, 0::double precision AS age_s, o.due_at,
-    o.lease_token
+    o.lease_token,
+    (SELECT f.payout_id FROM payout_event AS f
+     WHERE f.event_id = o.event_id AND f.state = 'applied') AS payout_id
 FROM settlement_outbox AS o
 JOIN unnest($1::text[], $2::bigint[]) AS i (event_id, lease_token) USING (event_id, lease_token)
 WHERE o.event_id = ANY ($1::text[]);
@@ -116,7 +118,9 @@ WHERE o.event_id = ANY (ARRAY(SELECT event_id FROM claimable))
 RETURNING
     o.event_id, o.payload, o.state, o.attempts,
     extract(epoch FROM now() - o.opened_at)::double precision AS age_s, o.due_at, o.lease_token,
-    o.event_id = ANY (ARRAY(SELECT event_id FROM claimable WHERE rescued)) AS rescued;
+    o.event_id = ANY (ARRAY(SELECT event_id FROM claimable WHERE rescued)) AS rescued,
+    (SELECT f.payout_id FROM payout_event AS f
+     WHERE f.event_id = o.event_id AND f.state = 'applied') AS payout_id;
 
 -- name: claim_due
 -- Lease the rows that are due, longest due first: waiting ones whose time has come, and those whose
@@ -141,7 +145,9 @@ WHERE o.event_id = ANY (ARRAY(SELECT event_id FROM due))
 RETURNING
     o.event_id, o.payload, o.state, o.attempts,
     extract(epoch FROM now() - o.opened_at)::double precision AS age_s, o.due_at, o.lease_token,
-    o.event_id = ANY (ARRAY(SELECT event_id FROM due WHERE rescued)) AS rescued;
+    o.event_id = ANY (ARRAY(SELECT event_id FROM due WHERE rescued)) AS rescued,
+    (SELECT f.payout_id FROM payout_event AS f
+     WHERE f.event_id = o.event_id AND f.state = 'applied') AS payout_id;
 
 -- name: finish
 -- Record what attempts came to and give up their leases. A row whose lease is no longer the
