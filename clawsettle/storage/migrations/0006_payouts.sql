@@ -9,8 +9,8 @@ ALTER TABLE stripe_event
         disposition IN ('forwarded', 'ignored', 'superseded', 'quarantined', 'heeded')
     ) NOT VALID;
 COMMENT ON COLUMN stripe_event.disposition IS
-    'what was decided at intake: forwarded = has an outbox row; the others have none, and heeded ones
-     have told something of a payout or of a connected account';
+    'what was decided at intake: forwarded = has an outbox row; the others have none, and heeded ones '
+    'have told something of a payout or of a connected account';
 
 CREATE TABLE connect_account (
     account_id          text        NOT NULL,
