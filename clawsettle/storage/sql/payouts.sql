@@ -90,7 +90,7 @@ FOR UPDATE;
 SELECT p.*, date_trunc('milliseconds', now()) AS read_at FROM payout AS p
 WHERE p.payout_id = ANY (ARRAY(
     SELECT payout_id FROM payout WHERE external_payout_id = ANY ($1::text[])
-    UNION
+    UNION ALL
     SELECT payout_id FROM payout WHERE payout_id = ANY ($2::text[])
 ))
 ORDER BY p.payout_id
@@ -103,7 +103,7 @@ SELECT * FROM payout_event AS e
 WHERE e.event_id = ANY (ARRAY(
     SELECT event_id FROM payout_event
     WHERE external_payout_id = ANY ($1::text[]) AND state = 'parked'
-    UNION
+    UNION ALL
     SELECT event_id FROM payout_event
     WHERE named_payout_id = ANY ($2::text[]) AND state = 'parked'
 ))
