@@ -1,0 +1,113 @@
+"""The payout keeper between a ledger and a provider that answer late, wrongly or not at all."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from attrs import define, field
+
+from clawsettle.actors.payout_keeper import PayoutKeeper
+from clawsettle.clients.ledger import Ledger
+from clawsettle.domain.errors import CallerError, ConflictError, ProviderError
+from clawsettle.domain.forwarding import Unknown
+from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
+from clawsettle.domain.payouts import Payout, PayoutStatus
+from clawsettle.domain.providers import Unanswered
+from tests.house import House, open_house, settings
+from tests.payouts import (
+    SIMULATED,
+    Payee,
+    balances,
+    order,
+    payee,
+)
+from tests.provider import Provider
+
+# The janitor looks only at the start: what happens to a payout is what the test asks for.
+ALONE = settings(payouts={**SIMULATED, "poll_s": 3600})
+
+
+@define(eq=False)
+class Desk:
+    """A house whose payouts go to a provider that does as it is told, and an account to pay."""
+
+    house: House
+    keeper: PayoutKeeper
+    provider: Provider
+    payee: Payee
+
+    async def payout(self, key: str = "key_1") -> Payout:
+        rows = await self.house.database.fetch(
+            "SELECT payout_id FROM payout WHERE idempotency_key = $1", key
+        )
+        payout_id = rows[0]["payout_id"]
+        return (await self.keeper.payouts.by_ids([payout_id]))[payout_id]
+
+    async def grow_old(self) -> None:
+        """Have every payout been in its status for some minutes."""
+        await self.house.database.fetch(
+            "UPDATE payout SET status_at = status_at - interval '10 minutes'"
+        )
+
+
+@asynccontextmanager
+async def desk(database_url: str) -> AsyncIterator[Desk]:
+    async with open_house(database_url, ALONE) as house:
+        assert house.parts.payouts is not None
+        keeper, provider = house.parts.payouts.keeper, Provider()
+        keeper.steps.provider = provider
+        yield Desk(house, keeper, provider, await payee(house))
+
+
+@define(eq=False)
+class Forgetful:
+    """A ledger that never hears of the first ``lost`` transfers, and does not say so."""
+
+    ledger: Ledger
+    lost: int = 1
+    transferred_keys: list[str] = field(factory=list)
+
+    async def transfer(self, order: TransferOrder) -> TransferOutcome:
+        if self.lost:
+            self.lost -= 1
+            return Unknown("no answer")
+        return await self.ledger.transfer(order)
+
+    async def transferred(self, order: TransferOrder) -> Applied | None:
+        return await self.ledger.transferred(order)
+
+
+async def test_a_refused_lock_is_final_only_when_no_earlier_one_can_be_under_way(
+    database_url: str,
+) -> None:
+    async with desk(database_url) as at:
+        at.keeper.steps.ledger = Forgetful(at.keeper.steps.ledger)  # type: ignore[assignment]
+        with pytest.raises(ProviderError):
+            await at.keeper.create(order(at.payee, amount_minor=9000))
+        for _ in range(4):
+            with pytest.raises(CallerError) as refused:
+                await at.keeper.create(order(at.payee, amount_minor=9000))
+            assert refused.value.code == "INSUFFICIENT_FUNDS"
+            assert (await at.payout()).status is PayoutStatus.INITIATED
+        await at.grow_old()
+        with pytest.raises(CallerError):
+            await at.keeper.create(order(at.payee, amount_minor=9000))
+        assert (await at.payout()).status is PayoutStatus.FAILED
+
+
+async def test_what_may_be_on_its_way_is_withdrawn_only_when_it_cannot_be_any_more(
+    database_url: str,
+) -> None:
+    async with desk(database_url) as at:
+        at.provider.outcome = Unanswered("no answer")
+        with pytest.raises(ProviderError):
+            await at.keeper.create(order(at.payee))
+        payout_id = (await at.payout()).payout_id
+        for _ in range(2):
+            with pytest.raises(ConflictError):
+                await at.keeper.cancel(payout_id)
+            assert (await at.payout()).status is PayoutStatus.UNKNOWN
+        await at.grow_old()
+        assert (await at.keeper.cancel(payout_id)).status is PayoutStatus.CANCELED
+        assert await balances(at.house, at.payee) == (5000, 0)
+        assert at.provider.sent == {}
