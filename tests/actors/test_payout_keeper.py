@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
+import trio.testing
 from attrs import define, field
 
 from clawsettle.actors.payout_keeper import PayoutKeeper
 from clawsettle.clients.ledger import Ledger
-from clawsettle.domain.errors import CallerError, ConflictError, ProviderError
+from clawsettle.domain.errors import CallerError, ConflictError, IllegalTransition, ProviderError
 from clawsettle.domain.forwarding import Unknown
 from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
 from clawsettle.domain.payouts import Payout, PayoutStatus
@@ -20,6 +22,7 @@ from tests.payouts import (
     balances,
     order,
     payee,
+    payout_event,
 )
 from tests.provider import Provider
 
@@ -111,3 +114,46 @@ async def test_what_may_be_on_its_way_is_withdrawn_only_when_it_cannot_be_any_mo
         assert (await at.keeper.cancel(payout_id)).status is PayoutStatus.CANCELED
         assert await balances(at.house, at.payee) == (5000, 0)
         assert at.provider.sent == {}
+
+
+async def test_a_cancellation_waits_for_the_sending_and_then_ends_it(database_url: str) -> None:
+    async with desk(database_url) as at, trio.open_nursery() as nursery:
+        at.provider.gate = trio.Event()
+        nursery.start_soon(at.keeper.create, order(at.payee))
+        await at.provider.waiting(1)
+        payout_id = (await at.payout()).payout_id
+
+        async def cancel() -> None:
+            assert (await at.keeper.cancel(payout_id)).status is PayoutStatus.CANCELED
+
+        nursery.start_soon(cancel)
+        await trio.testing.wait_all_tasks_blocked()
+        at.provider.gate.set()
+    async with open_house(database_url) as house:
+        assert await balances(house, at.payee) == (5000, 0)
+
+
+async def test_a_payout_that_has_ended_is_not_cancelled(database_url: str) -> None:
+    async with desk(database_url) as at:
+        view = (await at.keeper.create(order(at.payee))).payout.view()
+        await at.house.deliver(payout_event("payout.paid", "evt_1", view))
+        with pytest.raises(IllegalTransition) as refused:
+            await at.keeper.cancel(str(view["id"]))
+        assert refused.value.details == {
+            "payout_id": view["id"],
+            "from_status": "paid",
+            "to_status": "canceled",
+        }
+
+
+async def test_an_end_with_a_reason_is_heeded_all_the_same(database_url: str) -> None:
+    async with desk(database_url) as at:
+        payout = (await at.keeper.create(order(at.payee))).payout
+        # As after a crash between the provider's refusal and the rollback.
+        await at.house.database.fetch(
+            "UPDATE payout SET status = 'finalizing_failed',"
+            " last_error_code = 'STRIPE_TRANSFER_FAILED', last_error_message = 'refused'"
+        )
+        assert await at.keeper.settle(payout.payout_id) is None
+        assert (await at.payout()).last_error_code == "STRIPE_TRANSFER_FAILED"
+        assert await balances(at.house, at.payee) == (5000, 0)
