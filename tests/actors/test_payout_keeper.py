@@ -19,7 +19,9 @@ from tests.house import House, open_house, settings
 from tests.payouts import (
     SIMULATED,
     Payee,
+    audit_types,
     balances,
+    cleared,
     order,
     payee,
     payout_event,
@@ -157,3 +159,40 @@ async def test_an_end_with_a_reason_is_heeded_all_the_same(database_url: str) ->
         assert await at.keeper.settle(payout.payout_id) is None
         assert (await at.payout()).last_error_code == "STRIPE_TRANSFER_FAILED"
         assert await balances(at.house, at.payee) == (5000, 0)
+
+
+async def test_news_that_overtakes_the_providers_answer_leaves_the_whole_trail(
+    database_url: str,
+) -> None:
+    async with desk(database_url) as at, trio.open_nursery() as nursery:
+        at.provider.gate = trio.Event()
+        nursery.start_soon(at.keeper.create, order(at.payee))
+        await at.provider.waiting(1)
+        payout = await at.payout()
+        view = {**payout.view(), "external_payout_id": f"po_{payout.payout_id}"}
+
+        async def deliver() -> None:
+            answer = await at.house.deliver(payout_event("payout.paid", "evt_1", view))
+            assert answer.status_code == 200, answer.text
+
+        nursery.start_soon(deliver)
+        with trio.fail_after(5):
+            while (await at.payout()).status is PayoutStatus.SENDING:  # noqa: ASYNC110 - rows
+                await trio.sleep(0.01)
+        at.provider.gate.set()
+        with trio.fail_after(5):
+            while not (await at.payout()).status.is_end:  # noqa: ASYNC110 - rows tell nobody
+                await trio.sleep(0.01)
+        paid = await at.payout()
+        assert paid.status is PayoutStatus.PAID
+        assert paid.submitted_at is not None
+        assert await audit_types(at.house.database, paid.payout_id) == [
+            "payout.initiated",
+            "payout.lock.applied",
+            "payout.status.sending",
+            "payout.submitted",
+            "payout.status.finalizing_paid",
+            "payout.finalize.applied",
+            "payout.status.paid",
+        ]
+        assert (await balances(at.house, at.payee), await cleared(at.house)) == ((3800, 0), 1200)
