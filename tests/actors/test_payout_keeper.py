@@ -196,3 +196,29 @@ async def test_news_that_overtakes_the_providers_answer_leaves_the_whole_trail(
             "payout.status.paid",
         ]
         assert (await balances(at.house, at.payee), await cleared(at.house)) == ((3800, 0), 1200)
+
+
+async def test_an_id_of_the_provider_that_is_another_payouts_is_put_aside(
+    database_url: str,
+) -> None:
+    async with desk(database_url) as at:
+        other = (await at.keeper.create(order(at.payee, "key_2"))).payout.view()
+        at.provider.outcome = Unanswered("no answer")
+        with pytest.raises(ProviderError):
+            await at.keeper.create(order(at.payee))
+        payout = await at.payout()
+        told = payout_event("payout.paid", "evt_1", {**payout.view(), **_object_of(other)})
+        answer = await at.house.deliver(told)
+        assert answer.status_code == 200, answer.text
+        assert not answer.json()["forwarded_to_ledger"]
+        (row,) = await at.house.database.fetch("SELECT * FROM payout_event")
+        assert (row["state"], row["payout_id"]) == ("quarantined", other["id"])
+        assert "payout id" in row["reason"]
+        assert (await at.payout()).status is PayoutStatus.UNKNOWN
+        true = payout_event("payout.paid", "evt_2", other)
+        assert (await at.house.deliver(true)).json()["forwarded_to_ledger"]
+        assert (await at.payout("key_2")).status is PayoutStatus.PAID
+
+
+def _object_of(view: dict[str, object]) -> dict[str, object]:
+    return {"external_payout_id": view["external_payout_id"]}
