@@ -55,10 +55,7 @@ _APPLIED: Mapping[PayoutStep, Callable[[str], PayoutEvent]] = {
     PayoutStep.RETURN: Returned,
 }
 # How long a request that was never answered may still be under way.
-_QUIET = timedelta(minutes=5)
-# A refusal of the first attempt is the ledger's word on all that was ever asked. After a lost
-# answer an earlier request may still be on its way, so the refusal has to outlast it.
-_LOCK_ATTEMPTS_MIN = 3
+_QUIET = timedelta(minutes=2)
 
 
 @frozen
@@ -109,8 +106,10 @@ class PayoutSteps:
         if isinstance(outcome, Applied):
             return StepResult(_APPLIED[step](outcome.event_id))
         error = _not_transferred(payout, order.key, outcome)
-        is_lone = payout.attempts <= 1 or payout.attempts >= _LOCK_ATTEMPTS_MIN
-        if step is PayoutStep.LOCK and is_lone and _is_no(outcome):
+        # A refusal is the ledger's word only on requests that it has: after a lost answer an
+        # earlier one may still be on its way to it, and would lock what nobody gives back.
+        is_last_word = payout.attempts <= 1 or _is_quiet(payout)
+        if step is PayoutStep.LOCK and is_last_word and _is_no(outcome):
             return StepResult(LockRefused(error.code, outcome.message), error)
         return _failed(error.code, outcome.message, error)
 
@@ -164,7 +163,7 @@ class PayoutSteps:
             found = await self._look(payout)
             if not isinstance(found.event, NotFound):
                 return found
-            if datetime.now(UTC) - payout.updated_at < _QUIET:
+            if payout.status is not PayoutStatus.UNKNOWN or not _is_quiet(payout):
                 error = ConflictError(
                     "it may still be on its way to the provider; cancel it in some minutes",
                     details={"payout_id": payout.payout_id},
@@ -184,14 +183,12 @@ class PayoutSteps:
         return self._unanswered(PayoutStep.CANCEL, payout, outcome)
 
     def _unanswered(self, step: PayoutStep, payout: Payout, outcome: Unanswered) -> StepResult:
-        error = _silence(payout)
         if step in STAGES:
-            error = ProviderError(
-                "the ledger did not answer",
-                code="LEDGER_INGEST_FAILED",
-                details={"idempotency_key": transfer_of(payout, step).key},
-            )
-        elif payout.status in {PayoutStatus.SENDING, PayoutStatus.UNKNOWN}:
+            silence = Unknown(outcome.message, timed_out=True)
+            error = _not_transferred(payout, transfer_of(payout, step).key, silence)
+            return _failed(error.code, outcome.message, error)
+        error = _silence(payout)
+        if payout.status in {PayoutStatus.SENDING, PayoutStatus.UNKNOWN}:
             return StepResult(SendUnanswered(outcome), error)
         return _failed(error.code, outcome.message, error)
 
@@ -222,6 +219,11 @@ def _silence(payout: Payout) -> ProviderError:
     )
 
 
+def _is_quiet(payout: Payout) -> bool:
+    """Return whether no request from before a payout's status can be under way any more."""
+    return datetime.now(UTC) - payout.status_at >= _QUIET
+
+
 def _is_no(outcome: Refused | Unknown) -> bool:
     """Return whether the ledger will not lock the amount: it is not there, or cannot be asked."""
     return isinstance(outcome, Refused) and (outcome.final or outcome.code == _NO_FUNDS)
@@ -242,6 +244,9 @@ def _not_transferred(payout: Payout, key: str, outcome: Refused | Unknown) -> Cl
         details["ledger_status"] = outcome.ledger_status
     if isinstance(outcome, Refused) and outcome.code is not None:
         details["ledger_code"] = outcome.code
+    is_late = isinstance(outcome, Unknown) and outcome.timed_out
     return ProviderError(
-        "the ledger has not applied the transfer", code="LEDGER_INGEST_FAILED", details=details
+        "the ledger has not applied the transfer",
+        code="LEDGER_TIMEOUT" if is_late else "LEDGER_INGEST_FAILED",
+        details=details,
     )
