@@ -94,7 +94,7 @@ async def test_a_transfer_that_arrives_after_it_was_looked_for_moves_the_money_o
     async with funded(database_url, timeout_s=0.5) as far:
         far.proxy.react(faults.held_until(released))
         delivered_count = far.proxy.delivered_count
-        assert await far.ledger.transfer(order()) == Unknown(_LATE)
+        assert await far.ledger.transfer(order()) == Unknown(_LATE, timed_out=True)
         assert await far.ledger.transferred(order()) is None
         repeated = await far.ledger.transfer(order())
         released.set()
