@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import trio
 from attrs import Factory, define, frozen
 
-from clawsettle.actors.payout_keeper import PayoutKeeper
 from clawsettle.actors.payout_steps import PayoutSteps, StepResult
 from clawsettle.clients.payout_provider import PayoutProvider
 from clawsettle.config import Settings
@@ -32,7 +31,7 @@ from clawsettle.domain.providers import (
 from clawsettle.storage.bridge import Database, Row, Transaction, open_database
 from clawsettle.storage.queries import load_queries
 from tests.house import House, Json, open_house
-from tests.payouts import Payee, balances, cleared, order
+from tests.payouts import Payee, at_rest, balances, cleared, keeper_of, ledger_stages, order
 
 T = TypeVar("T")
 AMOUNT_MINOR, FUNDS_MINOR = 1200, 1_000_000
@@ -44,10 +43,6 @@ WRITES = {
     if _WRITE.search(sql)
 }
 """The statements that change a payout, its events or the ledger: text -> name."""
-_UNDER_WAY = (
-    "SELECT 1 FROM payout WHERE lease_token IS NOT NULL OR due_at <= now()"
-    " UNION ALL SELECT 1 FROM settlement_outbox WHERE due_at IS NOT NULL"
-)
 
 
 @define(eq=False)
@@ -144,11 +139,6 @@ def watch(house: House, death: Death) -> None:
     keeper.steps = _WatchedSteps(keeper.steps.ledger, provider, keeper.steps.timeout_s, death)
 
 
-def keeper_of(house: House) -> PayoutKeeper:
-    assert house.parts.payouts is not None
-    return house.parts.payouts.keeper
-
-
 @frozen(eq=False)
 class World:
     """What outlives the daemons: the database, the provider, and the account that is paid out.
@@ -241,13 +231,6 @@ def hear(status: ProviderStatus) -> Callable[[Act], Awaitable[None]]:
     return deliver
 
 
-async def at_rest(database: Database) -> None:
-    """Wait until no payout is under way or due, and everything is forwarded."""
-    with trio.fail_after(20):
-        while await database.fetch(_UNDER_WAY):  # noqa: ASYNC110 - rows tell nobody
-            await trio.sleep(0.01)
-
-
 async def end_leases(url: str) -> None:
     """Let the time pass that the dead have leased their rows for."""
     async with open_database(url, pool_max=1) as database:
@@ -310,11 +293,7 @@ class Lives:
         died_at = self.deaths[-1] if self.deaths else None
         payout = await Act(self.life, self.world, house, key).payout()
         assert payout.status is self.life.status, died_at
-        keys = await house.database.fetch(
-            "SELECT idempotency_key FROM ledger_event WHERE idempotency_key LIKE 'payout:%:' || $1",
-            payout.payout_id,
-        )
-        stages = [row["idempotency_key"].split(":")[1] for row in keys]
+        stages = await ledger_stages(house.database, payout.payout_id)
         assert sorted(stages) == sorted(self.life.stages), died_at
         now = (*await balances(house, self.world.payee), await cleared(house))
         moved = tuple(after - was for after, was in zip(now, before, strict=True))

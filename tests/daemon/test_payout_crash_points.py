@@ -29,11 +29,10 @@ from tests.daemon.payout_lives import (
     create,
     grow_old,
     hear,
-    keeper_of,
     sent,
 )
 from tests.house import Json, open_house, settings
-from tests.payouts import SIMULATED, funded, onboard, payee, payout_event
+from tests.payouts import SIMULATED, funded, keeper_of, onboard, payee, payout_event
 
 S, P = PayoutStatus, ProviderStatus
 QUICK = {**SIMULATED, "poll_s": 0.02}
