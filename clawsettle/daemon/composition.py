@@ -37,6 +37,7 @@ from clawsettle.http.ledger_schemas import SCHEMAS
 from clawsettle.http.openapi import openapi_document
 from clawsettle.http.patience import Patience
 from clawsettle.http.payout_api import payout_routes
+from clawsettle.http.payout_reports import PayoutReportRoutes
 from clawsettle.http.routing import Route
 from clawsettle.http.server import serve_http
 from clawsettle.http.status import Readiness, StatusRoutes
@@ -48,6 +49,7 @@ from clawsettle.storage.delivery_log import DeliveryLog
 from clawsettle.storage.ledger_book import LedgerBook
 from clawsettle.storage.ledger_reader import LedgerReader
 from clawsettle.storage.migrate import apply_migrations, check_server
+from clawsettle.storage.payout_reports import PayoutReports
 from clawsettle.storage.settlement_outbox import SettlementOutbox
 
 _log = structlog.get_logger(__name__)
@@ -149,6 +151,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
                     payouts.keeper if payouts else None,
                     payouts.onboarder if payouts else None,
                 ),
+                *PayoutReportRoutes(PayoutReports(database), settings.admin).routes(),
             ],
             readiness,
         ),
