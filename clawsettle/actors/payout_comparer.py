@@ -14,17 +14,16 @@ from attrs import Factory, define, frozen
 
 from clawsettle.clients.ledger import Ledger
 from clawsettle.clients.payout_provider import PayoutProvider
-from clawsettle.domain.canonical import canonical_json, sha256_hex
-from clawsettle.domain.instants import iso_instant
 from clawsettle.domain.ledger_orders import LedgerEvent
 from clawsettle.domain.payout_comparison import (
     Comparison,
+    ComparisonReport,
     ProviderRecord,
+    RecordName,
     ledger_keys,
     ledger_line,
     our_line,
     provider_line,
-    totals,
 )
 from clawsettle.domain.payout_reports import ReportCut
 from clawsettle.domain.payouts import Payout
@@ -68,8 +67,8 @@ class PayoutComparer:
 
     async def compare(
         self, cut: ReportCut, progress: Progress = lambda _done, _of: None
-    ) -> dict[str, object]:
-        """Return the report of a day as JSON; ``progress`` is told payouts done, and of how many.
+    ) -> ComparisonReport:
+        """Return the report of a day; ``progress`` is told payouts done, and of how many.
 
         Without a cut of its own the day is compared as of a minute ago.
 
@@ -98,19 +97,12 @@ class PayoutComparer:
             # What the provider made that day may belong to a payout of another day.
             named = {told.payout_id for told in record.strangers() if told.payout_id is not None}
             await add(sorted(named - set(ids)))
-        mismatches = comparison.finish()
-        report: dict[str, object] = {
-            "date": str(cut.day),
-            "as_of": iso_instant(as_of),
-            "inputs": {
-                "ours": ours.view(),
-                "ledger": events.view(),
-                "provider": theirs.view() if record is not None else None,
-            },
-            "totals": totals(mismatches),
-            "mismatches": [one.view() for one in mismatches],
+        inputs = {
+            RecordName.OURS: ours.view(),
+            RecordName.LEDGER: events.view(),
+            RecordName.PROVIDER: None if record is None else theirs.view(),
         }
-        return {**report, "artifact_sha256": sha256_hex(canonical_json(report))}
+        return ComparisonReport(cut.day, as_of, inputs, comparison.finish())
 
     async def _events(self, payouts: Sequence[Payout], as_of: datetime) -> dict[str, LedgerEvent]:
         keys = [key for payout in payouts for key in ledger_keys(payout).values()]

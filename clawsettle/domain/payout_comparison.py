@@ -10,14 +10,15 @@ Source: new; payouts contract 11 (13).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from attrs import Factory, define, frozen
 
-from clawsettle.domain.canonical import canonical_json
+from clawsettle.domain.canonical import canonical_json, sha256_hex
 from clawsettle.domain.instants import iso_instant
 from clawsettle.domain.ledger_orders import LedgerEvent
+from clawsettle.domain.payout_reports import csv_lines
 from clawsettle.domain.payouts import Payout, PayoutStatus
 from clawsettle.domain.providers import ProviderPayout, ProviderStatus
 
@@ -174,6 +175,42 @@ def totals(mismatches: Iterable[Mismatch]) -> dict[str, object]:
         }
         for kind in sorted(counts)
     }
+
+
+@frozen
+class ComparisonReport:
+    """The report of a day's comparison as of a cut; its inputs by count and digest.
+
+    ``inputs`` has None for a record that is not kept. The same records give the same bytes.
+    """
+
+    day: date
+    as_of: datetime
+    inputs: Mapping[str, object]
+    mismatches: Sequence[Mismatch]
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of all that the report says, whichever way it is written."""
+        return sha256_hex(canonical_json(self._content()))
+
+    def view(self) -> dict[str, object]:
+        """Render it as JSON."""
+        return {**self._content(), "artifact_sha256": self.sha256}
+
+    def csv(self) -> str:
+        """Render the findings as CSV, with a line of names."""
+        rows = [[str(value) for value in one.view().values()] for one in self.mismatches]
+        return csv_lines([FIELDS, *rows])
+
+    def _content(self) -> dict[str, object]:
+        return {
+            "date": str(self.day),
+            "as_of": iso_instant(self.as_of),
+            "inputs": self.inputs,
+            "totals": totals(self.mismatches),
+            "mismatches": [one.view() for one in self.mismatches],
+        }
 
 
 @define

@@ -3,11 +3,16 @@
 Source: payouts contract section 8; 11 (13 to 15).
 """
 
+import hashlib
+
 import trio
 from attrs import field, frozen
 
+from clawsettle.actors.payout_comparer import PayoutComparer
 from clawsettle.config import AdminSettings
 from clawsettle.domain.instants import iso_instant
+from clawsettle.domain.payout_comparison import FIELDS as COMPARISON_FIELDS
+from clawsettle.domain.payout_comparison import MismatchKind, RecordName
 from clawsettle.domain.payout_reports import FIELDS, ReportCut, ReportFormat, read_cut, read_format
 from clawsettle.http.auth import require_settle_admin
 from clawsettle.http.routing import CSV_TYPE, Parameter, Reply, Request, Route
@@ -55,11 +60,52 @@ _DAILY_SCHEMA = {
 }
 
 
+_INPUT = {
+    "type": "object",
+    "required": ["count", "sha256"],
+    "properties": {"count": {"type": "integer"}, "sha256": _TEXT},
+}
+_COMPARISON_SCHEMA = {
+    "type": "object",
+    "required": ["date", "as_of", "inputs", "totals", "mismatches", "artifact_sha256"],
+    "properties": {
+        "date": _TEXT,
+        "as_of": _TEXT,
+        "inputs": {
+            "type": "object",
+            "required": list(RecordName),
+            "properties": {
+                "ours": _INPUT,
+                "ledger": _INPUT,
+                "provider": {"oneOf": [_INPUT, {"type": "null"}]},
+            },
+        },
+        "totals": {"type": "object", "description": "Count and amounts of each kind that occurs."},
+        "mismatches": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": list(COMPARISON_FIELDS),
+                "properties": {
+                    **dict.fromkeys(COMPARISON_FIELDS, _TEXT),
+                    "kind": {"enum": list(MismatchKind)},
+                    "record": {"enum": list(RecordName)},
+                    "amount_minor": _DIGITS,
+                    "age_s": {"type": "integer", "description": "Seconds at the cut."},
+                },
+            },
+        },
+        "artifact_sha256": _TEXT,
+    },
+}
+
+
 @frozen(eq=False)
 class PayoutReportRoutes:
     """The handlers and what they need."""
 
     reports: PayoutReports
+    comparer: PayoutComparer
     admin: AdminSettings
     _at_once: trio.CapacityLimiter = field(
         factory=lambda: trio.CapacityLimiter(AT_ONCE_MAX), init=False
@@ -84,6 +130,28 @@ class PayoutReportRoutes:
                 response_schema=_DAILY_SCHEMA,
                 errors=("INVALID_REQUEST", "UNAUTHORIZED", "DEPENDENCY_NOT_CONFIGURED"),
             ),
+            Route(
+                "GET",
+                "/v1/reconciliation/payouts/compare",
+                self.compare,
+                "A day's payouts compared with the ledger's events and the provider's objects",
+                description=(
+                    "Lists what is missing, late or doubled, and what differs in amount or state. "
+                    "The day's payouts are those created, submitted, paid or failed on it. Without "
+                    "`as_of` they are compared as of a minute ago. `inputs` has a digest of each "
+                    "record; `provider` is null where the provider keeps no objects."
+                ),
+                auth="settleAdmin",
+                parameters=CUT_PARAMETERS,
+                response_schema=_COMPARISON_SCHEMA,
+                errors=(
+                    "INVALID_REQUEST",
+                    "UNAUTHORIZED",
+                    "DEPENDENCY_NOT_CONFIGURED",
+                    "LEDGER_INGEST_FAILED",
+                    "STRIPE_API_ERROR",
+                ),
+            ),
         ]
 
     async def daily(self, request: Request) -> Reply:
@@ -92,6 +160,22 @@ class PayoutReportRoutes:
         async with self._at_once:
             report = await self.reports.daily(cut, written)
         return report_reply(report, cut)
+
+    async def compare(self, request: Request) -> Reply:
+        """Answer with the comparison of a day's three records."""
+        written, cut = read_asked(request, self.admin)
+        await self.reports.read_at(cut)
+        async with self._at_once:
+            compared = await self.comparer.compare(cut)
+        if written is ReportFormat.JSON:
+            return Reply.json(200, compared.view())
+        text = compared.csv().encode()
+        headers = {
+            "x-clawsettle-report-sha256": compared.sha256,
+            "x-clawsettle-csv-sha256": hashlib.sha256(text).hexdigest(),
+            "x-clawsettle-as-of": iso_instant(compared.as_of),
+        }
+        return Reply(200, text, CSV_TYPE, headers)
 
 
 CUT_PARAMETERS = (
