@@ -34,7 +34,9 @@ from tests.house import House, Json, open_house
 from tests.payouts import Payee, at_rest, balances, cleared, keeper_of, ledger_stages, order
 
 T = TypeVar("T")
+Minor = tuple[int, int, int]
 AMOUNT_MINOR, FUNDS_MINOR = 1200, 1_000_000
+UNTOUCHED = (FUNDS_MINOR, 0, 0)
 _WRITE = re.compile(r"\b(INSERT INTO \w|UPDATE \w+( AS \w+)?\s+SET |DELETE FROM )")
 WRITES = {
     sql: f"{file}.{name}"
@@ -139,6 +141,28 @@ def watch(house: House, death: Death) -> None:
     keeper.steps = _WatchedSteps(keeper.steps.ledger, provider, keeper.steps.timeout_s, death)
 
 
+def lose_answers(house: House) -> None:
+    """Lose the answer to every commit, so that each is made again, as the bridge does then.
+
+    Claims are not: whoever loses the answer to one waits for the end of its lease.
+    """
+    database = house.database
+    fetch, transaction = database.fetch, database.transaction
+
+    async def fetch_twice(sql: str, *args: object) -> Sequence[Row]:
+        rows = await fetch(sql, *args)
+        if sql not in WRITES or "claim" in WRITES[sql]:
+            return rows
+        return await fetch(sql, *args)
+
+    async def transact_twice(work: Callable[[Any], Awaitable[T]]) -> T:
+        written: list[str] = []
+        value = await transaction(lambda one: work(_WatchedTransaction(one, written)))
+        return await transaction(work) if written else value
+
+    vars(database).update(fetch=fetch_twice, transaction=transact_twice)
+
+
 @frozen(eq=False)
 class World:
     """What outlives the daemons: the database, the provider, and the account that is paid out.
@@ -166,7 +190,7 @@ class Life:
     ways: Sequence[Callable[["Act"], Awaitable[None]]]
     status: PayoutStatus
     stages: frozenset[str]
-    moved_minor: tuple[int, int, int]
+    moved_minor: Minor
     word: str | None = None
     amount_minor: int = AMOUNT_MINOR
 
@@ -254,7 +278,7 @@ class Lives:
 
         Returns the effects that daemons died after, each with its step.
         """
-        before: tuple[int, int, int] = (FUNDS_MINOR, 0, 0)
+        before: Minor = UNTOUCHED
         dead: str | None = None
         for number in count(1):
             key = f"key_{number}"
@@ -262,13 +286,13 @@ class Lives:
                 death = Death(scope, number)
                 async with open_house(self.world.url, self.world.settings) as house:
                     if dead is not None:
-                        before = await self._finish(house, dead, before)
+                        before = await self.finish(house, dead, before)
                     watch(house, death)
                     self.world.watch(death)
-                    await self._act(house, key)
+                    await self.act(house, key)
                     await at_rest(house.database)
                     death.after = 0
-                    before = await self._finish(house, key, before)
+                    before = await self.finish(house, key, before)
             if not scope.cancelled_caught:
                 break
             self.deaths.append(death.effects[-1])
@@ -278,17 +302,15 @@ class Lives:
             assert trail == self.trails[-1], died_after
         return self.deaths
 
-    async def _act(self, house: House, key: str) -> None:
+    async def act(self, house: House, key: str) -> None:
         for way in self.life.ways:
             await way(Act(self.life, self.world, house, key))
 
-    async def _finish(
-        self, house: House, key: str, before: tuple[int, int, int]
-    ) -> tuple[int, int, int]:
+    async def finish(self, house: House, key: str, before: Minor) -> Minor:
         """Have a payout taken to its end, by itself and by all being asked again; look at it."""
         await at_rest(house.database)
         for _ in range(2):
-            await self._act(house, key)
+            await self.act(house, key)
         await at_rest(house.database)
         died_at = self.deaths[-1] if self.deaths else None
         payout = await Act(self.life, self.world, house, key).payout()

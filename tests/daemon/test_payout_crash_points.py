@@ -16,6 +16,7 @@ from tests.conftest import Postgres
 from tests.daemon.payout_lives import (
     AMOUNT_MINOR,
     FUNDS_MINOR,
+    UNTOUCHED,
     WRITES,
     Death,
     Life,
@@ -25,6 +26,7 @@ from tests.daemon.payout_lives import (
     create,
     grow_old,
     hear,
+    lose_answers,
     sent,
 )
 from tests.domain.payout_cases import EVENT_TYPES
@@ -116,6 +118,22 @@ async def test_whenever_a_daemon_dies_the_next_one_ends_the_payout_as_it_should(
     postgres: Postgres, name: str
 ) -> None:
     assert await deaths_of(name, postgres)
+
+
+@pytest.mark.parametrize("name", LIVES)
+async def test_commits_whose_answers_are_lost_are_made_again_without_another_effect(
+    database_url: str, name: str
+) -> None:
+    async with simulated(database_url) as world:
+        lives = Lives(world, LIVES[name])
+        async with open_house(database_url, world.settings) as house:
+            await lives.act(house, "key_1")
+            before = await lives.finish(house, "key_1", UNTOUCHED)
+            lose_answers(house)
+            await lives.act(house, "key_2")
+            await lives.finish(house, "key_2", before)
+        untroubled, troubled = lives.trails
+        assert troubled == untroubled
 
 
 async def test_a_daemon_has_died_after_each_step_and_after_each_commit(postgres: Postgres) -> None:
