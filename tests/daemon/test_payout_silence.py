@@ -153,6 +153,23 @@ async def test_past_the_lifetime_of_its_keys_a_payout_is_sent_only_after_a_look(
         assert await balances(at.house, at.payee) == (3800, 1200)
 
 
+@pytest.mark.parametrize("call", ["transfers.create", "payouts.create"])
+async def test_what_a_dead_daemon_has_sent_is_found_also_past_the_lifetime_of_its_keys(
+    database_url: str, call: str
+) -> None:
+    async with site(database_url, **ALONE) as at:
+        at.let(call, SILENT_AFTER_ACTING)
+        await at.create()
+        # As if it had died before it could store that there was no answer.
+        await at.house.database.fetch(
+            "UPDATE payout SET status = 'sending', transfer_id = NULL, attempts = 1"
+        )
+        await at.outlive_the_keys()
+        payout = await at.retry()
+        assert payout.status is PayoutStatus.SUBMITTED
+        at.platform.check(payout)
+
+
 @pytest.mark.parametrize("quirk", [SILENT_BEFORE_ACTING, SILENT_AFTER_ACTING])
 async def test_a_reversal_without_an_answer_is_made_once_before_the_money_is_given_back(
     database_url: str, quirk: CallQuirk
