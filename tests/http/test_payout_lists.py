@@ -91,15 +91,17 @@ async def asked(house: House, path: str = "", **query: str) -> httpx.Response:
 async def whole(house: House, path: str = "", name: str = "payouts", **query: str) -> list[Json]:
     """Follow the cursors to the end."""
     found: list[Json] = []
-    page: Json = {"next_cursor": ""}
-    while "next_cursor" in page:
-        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
-        answer = await asked(house, path, **query, **cursor)
+    cursors = [""]
+    while True:
+        answer = await asked(house, path, **query, cursor=cursors[-1])
         assert answer.status_code == 200, answer.text
         page = answer.json()
         assert page["ok"] is True
         found += page[name]
-    return found
+        if "next_cursor" not in page:
+            return found
+        assert page["next_cursor"] not in cursors, "the pages go in a circle"
+        cursors.append(page["next_cursor"])
 
 
 def ids(payouts: Sequence[Json]) -> list[str]:

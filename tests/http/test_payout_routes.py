@@ -12,6 +12,7 @@ from attrs import evolve
 
 from clawsettle.config import AdminSettings, Settings
 from clawsettle.domain.providers import Declined, Unanswered
+from clawsettle.storage.bridge import Transaction
 from tests.house import ADMIN, House, Json, open_house, settings
 from tests.payouts import SIMULATED, Payee, balances, payee, payout_event
 from tests.provider import Provider
@@ -279,6 +280,36 @@ async def test_what_takes_longer_than_the_deadline_is_answered_as_it_stands(
             while (await create(house, body_of(one))).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert await balances(house, one) == (3800, 1200)
+
+
+async def test_what_cannot_be_decided_in_time_tells_nothing_of_another_payout(
+    database_url: str,
+) -> None:
+    async with site(database_url, settings(payouts={**SIMULATED, "answer_deadline_s": 0.3})) as (
+        house,
+        one,
+    ):
+        payout = await created(house, one)
+
+        async def block(transaction: Transaction) -> None:
+            await transaction.fetch("LOCK TABLE connect_account IN ACCESS EXCLUSIVE MODE")
+            await transaction.fetch("SELECT pg_sleep(60)")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.database.transaction, block)
+            with trio.fail_after(5):
+                while not await house.database.fetch(  # noqa: ASYNC110 - nobody tells
+                    "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+                    " AND relation = 'connect_account'::regclass"
+                ):
+                    await trio.sleep(0.01)
+            same = await create(house, body_of(one))
+            assert (same.status_code, same.json()["deduped"]) == (200, True)
+            assert same.json()["payout"] == payout
+            for other in (body_of(one, amount_minor="1"), body_of(one, account_id="acc_other")):
+                assert refusal(await create(house, other)) == (503, "OVERLOADED", None)
+            assert refusal(await create(house, body_of(one), "key_2")) == (503, "OVERLOADED", None)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_pending_account_is_asked_about_before_a_payout_is_refused(
