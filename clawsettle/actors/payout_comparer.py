@@ -14,16 +14,18 @@ from attrs import Factory, define, frozen
 
 from clawsettle.clients.ledger import Ledger
 from clawsettle.clients.payout_provider import PayoutProvider
-from clawsettle.domain.ledger_orders import LedgerEvent
-from clawsettle.domain.payout_comparison import (
-    Comparison,
+from clawsettle.domain.comparison_report import (
     ComparisonReport,
-    ProviderRecord,
-    RecordName,
-    ledger_keys,
     ledger_line,
     our_line,
     provider_line,
+)
+from clawsettle.domain.ledger_orders import LedgerEvent
+from clawsettle.domain.payout_comparison import (
+    Comparison,
+    ProviderRecord,
+    RecordName,
+    ledger_keys,
 )
 from clawsettle.domain.payout_reports import ReportCut
 from clawsettle.domain.payouts import Payout
@@ -98,9 +100,9 @@ class PayoutComparer:
             named = {told.payout_id for told in record.strangers() if told.payout_id is not None}
             await add(sorted(named - set(ids)))
         inputs = {
-            RecordName.OURS: ours.view(),
-            RecordName.LEDGER: events.view(),
-            RecordName.PROVIDER: None if record is None else theirs.view(),
+            str(RecordName.OURS): ours.view(),
+            str(RecordName.LEDGER): events.view(),
+            str(RecordName.PROVIDER): None if record is None else theirs.view(),
         }
         return ComparisonReport(cut.day, as_of, inputs, comparison.finish())
 
