@@ -129,6 +129,8 @@ async def open_house(database_url: str, configured: Settings | None = None) -> A
             await supervised.stop()
         if parts.http_ledger is not None:
             parts.http_ledger.close()
+        if parts.payouts is not None:
+            parts.payouts.close()
 
 
 def _client(app: Any, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:

@@ -78,7 +78,7 @@ class PayoutComparer:
         """
         as_of = cut.as_of or await self.past.read_at() - SETTLED_AFTER
         ours, events = _Input(), _Input()
-        record, theirs = await self._provider_record(cut)
+        record, theirs = await self._provider_record(cut, as_of)
         comparison = Comparison(as_of, record)
 
         async def add(payout_ids: Sequence[str]) -> None:
@@ -115,7 +115,9 @@ class PayoutComparer:
             if event.created_at is None or event.created_at < as_of
         }
 
-    async def _provider_record(self, cut: ReportCut) -> tuple[ProviderRecord | None, _Input]:
+    async def _provider_record(
+        self, cut: ReportCut, as_of: datetime
+    ) -> tuple[ProviderRecord | None, _Input]:
         """Read the provider's objects around the day; None where it keeps none."""
         theirs = _Input()
         if self.provider is None:
@@ -126,7 +128,7 @@ class PayoutComparer:
         )
         if listed is None:
             return None, theirs
-        record = ProviderRecord(cut.first, cut.last)
+        record = ProviderRecord(cut.first, min(cut.last, as_of))
         lines = []
         async with aclosing(listed):
             async for told in listed:
