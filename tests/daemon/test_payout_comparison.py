@@ -64,7 +64,7 @@ async def _heed(house: House, sandbox: StripeSandbox) -> None:
 
 
 async def _compare(house: House, as_of: datetime | None = None) -> ComparisonReport:
-    """Compare today, as of tomorrow unless said, when nothing that is under way now may be so any more."""
+    """Compare today as of tomorrow, when nothing that is under way now may be so any more."""
     past = PayoutPast(house.database)
     actors = [supervised.actor for supervised in house.parts.actors]
     (keeper,) = (actor for actor in actors if isinstance(actor, LedgerKeeper))
