@@ -54,7 +54,7 @@ LIVES = {
     "answer lost": Life((create, sent, hear(P.PAID)), S.PAID, PAID, SPENT, "timeout_after"),
     "order lost": Life((create, sent, hear(P.PAID)), S.PAID, PAID, SPENT, "timeout_before"),
 }
-AT_STRIPE = ("paid", "failed late", "canceled here")
+AT_STRIPE = ("failed late", "canceled here")
 NAMES = [*LIVES, *(f"{name}, at Stripe" for name in AT_STRIPE)]
 _deaths: dict[str, list[tuple[PayoutStep | None, str]]] = {}
 

@@ -96,10 +96,8 @@ async def site(database_url: str, **payouts: float) -> AsyncIterator[Site]:
 @pytest.mark.parametrize(
     ("call", "quirk"),
     [
-        ("transfers.create", SILENT_BEFORE_ACTING),
         ("transfers.create", SILENT_AFTER_ACTING),
         ("payouts.create", SILENT_BEFORE_ACTING),
-        ("payouts.create", SILENT_AFTER_ACTING),
         ("payouts.create", FAULT_AFTER_ACTING),
     ],
 )
