@@ -33,6 +33,8 @@ ROUTES = {
     ("GET", "/v1/payouts/ops/stuck"),
     ("GET", "/v1/payouts/ops/failed"),
     ("GET", "/v1/payouts/ops/events"),
+    ("GET", "/v1/reconciliation/payouts/daily"),
+    ("GET", "/v1/reconciliation/payouts/compare"),
 }
 QUIET = settings(forwarding={"poll_s": 3600.0})
 _ADD_DUE_ROWS = """

@@ -19,7 +19,7 @@ _FILES = sorted(
 _STATEMENTS = [(file, name) for file in _FILES for name in load_queries(file)]
 # The sum over all accounts reads them all.
 _WHOLE_BOOK = {"totals"}
-# These walk an index in its order from one end, as far as their LIMIT.
+# These walk an index in its order, from one end as far as their LIMIT, or over a day.
 _WALKS = {
     "ledger.list_settlements": {"ledger_settlement_newest"},
     "ledger.list_holds": {"ledger_risk_hold_newest", "ledger_risk_hold_active"},
@@ -28,6 +28,13 @@ _WALKS = {
     "ledger.account_page": {"ledger_account_pk"},
     "ledger.reservation_page": {"ledger_reservation_pk"},
     "ledger.hold_page": {"ledger_risk_hold_pk"},
+    "payout_comparison.ids_of_day": {
+        "payout_oldest",
+        "payout_submissions",
+        "payout_finalizations",
+        "payout_failures",
+    },
+    "payout_comparison.connect_accounts": {"connect_account_connect_once"},
     "payouts.claim_due": {"payout_due"},
     "settlement_outbox.claim_due": {"settlement_outbox_due"},
     "settlement_outbox.backlog": {"settlement_outbox_due"},

@@ -4,10 +4,12 @@ SELECT date_trunc('milliseconds', now()) AS read_at;
 
 -- name: ids_of_day
 -- The payouts to which something happened on a day: created, submitted, paid or failed.
+-- The order of the first part is what has the planner enter by the index on that instant.
 -- $1 timestamptz first and $2 timestamptz last instant of the day   $3 timestamptz cut
 SELECT DISTINCT payout_id
 FROM (
-    SELECT payout_id FROM payout WHERE created_at BETWEEN $1 AND $2 AND created_at < $3
+    (SELECT payout_id FROM payout WHERE created_at BETWEEN $1 AND $2 AND created_at < $3
+     ORDER BY created_at, payout_id)
     UNION ALL
     SELECT payout_id FROM payout WHERE submitted_at BETWEEN $1 AND $2 AND submitted_at < $3
     UNION ALL
