@@ -20,6 +20,7 @@ from clawsettle.domain.comparison_report import (
     our_line,
     provider_line,
 )
+from clawsettle.domain.errors import ProviderError
 from clawsettle.domain.ledger_orders import LedgerEvent
 from clawsettle.domain.payout_comparison import (
     Comparison,
@@ -130,9 +131,14 @@ class PayoutComparer:
             return None, theirs
         record = ProviderRecord(cut.first, min(cut.last, as_of))
         lines = []
-        async with aclosing(listed):
-            async for told in listed:
-                record.add(told)
-                lines.append(provider_line(told))
+        try:
+            async with aclosing(listed):
+                async for told in listed:
+                    record.add(told)
+                    lines.append(provider_line(told))
+        except ProviderError as error:
+            raise ProviderError(
+                "the payout provider has not listed its payouts", code="STRIPE_API_ERROR"
+            ) from error
         theirs.add(sorted(lines))
         return record, theirs

@@ -36,6 +36,10 @@ from clawsettle.storage.payouts import Change, Changed, Leased, Payouts
 _log = structlog.get_logger(__name__)
 _WATCH_S, _WATCH_MAX_S = 0.05, 0.5
 _CANCELABLE = frozenset({PayoutStatus.SENDING, PayoutStatus.UNKNOWN, PayoutStatus.SUBMITTED})
+# What callers are told; what else is stored of a failure is for operators.
+_SAID = frozenset(
+    {"INSUFFICIENT_FUNDS", "LEDGER_INGEST_FAILED", "LEDGER_TIMEOUT", "STRIPE_TRANSFER_FAILED"}
+)
 _REFUSALS = (LockRefused, SendDeclined)
 
 
@@ -331,10 +335,11 @@ def _stopped_by(payout: Payout) -> ClawsettleError | None:
     """Return what keeps a payout from its end, by what is stored of it; None when nothing does."""
     if payout.last_error_code is None:
         return None
-    kind = CallerError if payout.last_error_code == "INSUFFICIENT_FUNDS" else ProviderError
+    code = payout.last_error_code if payout.last_error_code in _SAID else "STRIPE_API_ERROR"
+    kind = CallerError if code == "INSUFFICIENT_FUNDS" else ProviderError
     return kind(
         payout.last_error_message or "the payout got no further",
-        code=payout.last_error_code,
+        code=code,
         details={"payout_id": payout.payout_id},
     )
 

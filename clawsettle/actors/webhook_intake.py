@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 from clawsettle.actors.batcher import Batcher
 from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
 from clawsettle.domain.forwarding import ForwardingState, Standing
+from clawsettle.storage.payouts import Heard
 from clawsettle.storage.settlement_outbox import (
     Delivery,
     KnownEvent,
@@ -126,7 +127,7 @@ class WebhookIntake:
             event_id=event.event_id,
             event_type=event.event_type,
             disposition=new.disposition,
-            **({} if new.reason is None else {"reason": new.reason}),
+            **_told(new.heard),
         )
         standing = None
         if new.due_at is not None:
@@ -185,3 +186,11 @@ class WebhookIntake:
         if delivery.body_sha256 != body_sha256:
             self.mismatch_count += 1
             _log.warning("event_body_differs", event_id=delivery.event.event_id)
+
+
+def _told(heard: Heard | None) -> dict[str, str]:
+    """Return what a log line says of an event about a payout."""
+    if heard is None:
+        return {}
+    said = {"payout_id": heard.payout_id, "reason": heard.verdict.reason}
+    return {name: text for name, text in said.items() if text is not None}

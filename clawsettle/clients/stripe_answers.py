@@ -70,6 +70,14 @@ class Failed(Exception):
         return Unanswered(_why_unanswered(self.outcome), self.outcome.http_status)
 
     @property
+    def account_is_gone(self) -> bool:
+        """Return whether the connected account, in whose name it was, is ours no longer."""
+        outcome = self.outcome
+        return isinstance(outcome, Declined) and (
+            (outcome.http_status, outcome.code) == _ACCOUNT_GONE
+        )
+
+    @property
     def error(self) -> ProviderError:
         """Return it as an error that is safe to show; it is retryable unless Stripe refused."""
         if isinstance(self.outcome, Declined):

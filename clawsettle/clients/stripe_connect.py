@@ -224,7 +224,8 @@ class StripeConnect:
     ) -> AsyncGenerator[ProviderPayout, None]:
         """List the accounts' payouts made in [start, end), account by account; see the port.
 
-        Two lists an account, of which only the payouts and transfers of one are in memory.
+        Two lists an account, of which only the payouts and transfers of one are in memory. An
+        account that has withdrawn from us has nothing that we may list.
 
         Raises: ProviderError while iterating.
         """
@@ -233,8 +234,8 @@ class StripeConnect:
     async def _payouts_between(
         self, start: datetime, end: datetime, connect_account_ids: list[str]
     ) -> AsyncGenerator[ProviderPayout, None]:
-        try:
-            for connect_account_id in connect_account_ids:
+        for connect_account_id in connect_account_ids:
+            try:
                 payouts = await self._payouts(connect_account_id, start, end)
                 transfers = await self._transfers(
                     destination=connect_account_id, created=_created(start - KEY_LIFETIME, end)
@@ -243,8 +244,9 @@ class StripeConnect:
                 for payout in payouts:
                     transfer = await self._transfer_of(payout, known)
                     yield evolve(payout, reversed=bool(transfer and transfer.reversal_id))
-        except Failed as failure:
-            raise failure.error from failure
+            except Failed as failure:
+                if not failure.account_is_gone:
+                    raise failure.error from failure
 
     async def _transfer(self, order: PayoutOrder) -> str:
         answer = await answer_of(

@@ -175,7 +175,7 @@ def _keep(
     text = compared.csv() if is_csv else compact_json(compared.view())
     stem = f"payouts-{cut.day}"
     if cut.as_of is not None:
-        stem += f"-as-of-{cut.as_of:%Y%m%dT%H%M%SZ}"
+        stem += f"-as-of-{cut.as_of:%Y%m%dT%H%M%S}.{cut.as_of.microsecond // 1000:03}Z"
     daily_file = folder / f"{stem}.{written}"
     comparison_file = folder / f"{stem}-comparison.{written}"
     try:

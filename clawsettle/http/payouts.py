@@ -296,7 +296,9 @@ class PayoutRoutes:
                     "CONFLICT",
                     "INVALID_STATUS_TRANSITION",
                     *_OUTSIDE,
+                    "INSUFFICIENT_FUNDS",
                 ),
+                statuses=_STATUSES,
             ),
         ]
 

@@ -77,14 +77,14 @@ class Recorded:
     """What recording made of one new event.
 
     ``row`` is its outbox row when it is leased to the caller; ``due_at`` is None when nothing of
-    it is forwarded. ``reason`` says why an event about a payout was put aside.
+    it is forwarded. ``heard`` tells of an event about a payout what became of it.
     """
 
     event_id: str
     disposition: str
     row: LeasedRow | None
     due_at: datetime | None
-    reason: str | None = None
+    heard: Heard | None = None
 
 
 @frozen
@@ -340,8 +340,7 @@ def _recorded(row: Row, draft: _Draft, lease_ends: float) -> Recorded:
     leased = None if row["lease_token"] is None else leased_row(row, lease_ends)
     if leased is not None and draft.heard is not None:
         leased = attrs.evolve(leased, payout_id=draft.heard.payout_id)
-    reason = None if draft.heard is None else draft.heard.verdict.reason
-    return Recorded(row["event_id"], draft.disposition, leased, row["due_at"], reason)
+    return Recorded(row["event_id"], draft.disposition, leased, row["due_at"], draft.heard)
 
 
 def leased_row(row: Row, lease_ends: float) -> LeasedRow:

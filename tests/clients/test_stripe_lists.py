@@ -26,12 +26,24 @@ from tests.clients.providers import (
 )
 
 
-async def listed(site: StripeSite, start: datetime, end: datetime) -> list[ProviderPayout]:
-    accounts = frozenset(site.sandbox.state.accounts)
+async def listed(
+    site: StripeSite, start: datetime, end: datetime, *gone: str
+) -> list[ProviderPayout]:
+    accounts = frozenset({*site.sandbox.state.accounts, *gone})
     async with aclosing(
         site.provider.payouts_between(start, end, connect_account_ids=accounts)
     ) as payouts:
         return [payout async for payout in payouts]
+
+
+async def test_an_account_that_has_left_us_hides_no_other_ones_payouts() -> None:
+    async with open_stripe() as site:
+        start = datetime.fromtimestamp(int(site.sandbox.clock.now_s()), UTC)
+        sent = await site.provider.send(ordered(site.account_id))
+        assert isinstance(sent, Sent)
+        end = start + timedelta(days=1)
+        (found,) = await listed(site, start, end, "acct_0_left", "acct_zz_left")
+        assert found.external_payout_id == sent.external_payout_id
 
 
 async def test_the_payouts_of_a_time_are_listed_account_by_account() -> None:

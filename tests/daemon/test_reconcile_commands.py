@@ -52,8 +52,8 @@ async def test_a_days_reports_become_files_and_the_same_cut_gives_the_same_bytes
     again = await run(*words, "--out", str(tmp_path / "again"))
     assert again.returncode == 1
     names = [
-        "payouts-2026-02-11-as-of-20260212T000000Z-comparison.json",
-        "payouts-2026-02-11-as-of-20260212T000000Z.json",
+        "payouts-2026-02-11-as-of-20260212T000000.000Z-comparison.json",
+        "payouts-2026-02-11-as-of-20260212T000000.000Z.json",
     ]
     for folder in ("a/first", "again"):
         assert sorted(file.name for file in (tmp_path / folder).iterdir()) == names

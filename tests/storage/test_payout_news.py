@@ -152,7 +152,10 @@ async def test_an_event_that_was_put_aside_is_judged_anew_when_it_comes_again(
     async with records(database_url, **declined) as at:
         (new,) = await at.record(named())
         assert (new.disposition, (await at.states())["evt_paid"][0]) == ("quarantined",) * 2
-        assert new.reason == "paid at the provider, but the payout is finalizing_failed here"
+        assert new.heard is not None
+        assert new.heard.verdict.reason == (
+            "paid at the provider, but the payout is finalizing_failed here"
+        )
         await at.record(named(ProviderStatus.FAILED))
         await at.record(named())
         assert await at.states() == {
