@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 
 from clawsettle.config import (
     AdminSettings,
+    AuthSettings,
     ForwardingSettings,
     LedgerSettings,
     PayoutSettings,
@@ -37,6 +38,7 @@ def settings(
     stripe: Mapping[str, Any] | None = None,
     ledger: Mapping[str, Any] | None = None,
     payouts: Mapping[str, Any] | None = None,
+    auth: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings of a staging daemon with one key of each kind."""
     return Settings(
@@ -47,6 +49,7 @@ def settings(
         forwarding=ForwardingSettings(**(forwarding or {})),
         ledger=LedgerSettings(**{"admin_keys": (Secret("ledger_house"),), **(ledger or {})}),
         payouts=PayoutSettings(**(payouts or {})),
+        auth=AuthSettings(**(auth or {})),
     )
 
 

@@ -200,9 +200,15 @@ class PayoutKeeper:
         )
 
     def take(self, leased: Sequence[Leased]) -> None:
-        """Work on payouts that were leased for this keeper, no more than it had ``room`` for."""
-        for one in leased:
-            self._drive(one)
+        """Work on payouts that were leased for this keeper, no more than it had ``room`` for.
+
+        Those that find none any more wait for their leases to end.
+        """
+        try:
+            for one in leased:
+                self._drive(one)
+        except Overloaded:
+            _log.info("payouts_left_to_their_leases", payouts=len(leased))
 
     async def run(self) -> None:
         """Work until closed and drained."""

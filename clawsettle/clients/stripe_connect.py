@@ -13,16 +13,13 @@ What an answer means is in ``stripe_answers``.
 Source: payouts contract sections 6 and 11 (7, 19, 20, 25, 26); new.
 """
 
-import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Any, TypeVar
 
 import stripe
 from attrs import define, evolve, field
-from stripe.params import AccountCreateParams
 
 from clawsettle.clients.http_transport import HttpTransport
 from clawsettle.clients.stripe_answers import (
@@ -37,6 +34,12 @@ from clawsettle.clients.stripe_answers import (
     read_transfer,
     sent,
     text,
+)
+from clawsettle.clients.stripe_requests import (
+    account_parameters,
+    order_metadata,
+    payout_parameters,
+    transfer_parameters,
 )
 from clawsettle.clients.stripe_transport import StripeTransport
 from clawsettle.domain.providers import (
@@ -65,7 +68,6 @@ _ANSWER_MAX_BYTES = 4 * 1024 * 1024
 _PAGE = 100
 # Stripe dates what it makes by its own clock.
 _SKEW = timedelta(minutes=10)
-_METADATA_MAX, _NAME_MAX, _VALUE_MAX = 50, 40, 500
 _Object = TypeVar("_Object", StripeTransfer, ProviderPayout)
 
 
@@ -125,7 +127,7 @@ class StripeConnect:
             if account is None:
                 account = await answer_of(
                     self._api.accounts.create_async(
-                        _account_parameters(account_id),
+                        account_parameters(account_id),
                         {"idempotency_key": f"connect:account:{account_id}"},
                     )
                 )
@@ -181,7 +183,7 @@ class StripeConnect:
             reversal = await answer_of(
                 self._api.transfers.reversals.create_async(
                     transfer.transfer_id,
-                    {"metadata": _ours(order)},
+                    {"metadata": order_metadata(order)},
                     {"idempotency_key": order.recall_key},
                 )
             )
@@ -219,7 +221,7 @@ class StripeConnect:
 
     def payouts_between(
         self, start: datetime, end: datetime, *, connect_account_ids: frozenset[str]
-    ) -> AsyncIterator[ProviderPayout]:
+    ) -> AsyncGenerator[ProviderPayout, None]:
         """List the accounts' payouts made in [start, end), account by account; see the port.
 
         Two lists an account, of which only the payouts and transfers of one are in memory.
@@ -230,7 +232,7 @@ class StripeConnect:
 
     async def _payouts_between(
         self, start: datetime, end: datetime, connect_account_ids: list[str]
-    ) -> AsyncIterator[ProviderPayout]:
+    ) -> AsyncGenerator[ProviderPayout, None]:
         try:
             for connect_account_id in connect_account_ids:
                 payouts = await self._payouts(connect_account_id, start, end)
@@ -247,14 +249,7 @@ class StripeConnect:
     async def _transfer(self, order: PayoutOrder) -> str:
         answer = await answer_of(
             self._api.transfers.create_async(
-                {
-                    "amount": order.amount_minor,
-                    "currency": order.currency.lower(),
-                    "destination": order.connect_account_id,
-                    "transfer_group": order.payout_id,
-                    "metadata": _ours(order),
-                },
-                {"idempotency_key": order.transfer_key},
+                transfer_parameters(order), {"idempotency_key": order.transfer_key}
             )
         )
         transfer = read_transfer(answer)
@@ -264,11 +259,7 @@ class StripeConnect:
     async def _pay_out(self, order: PayoutOrder, transfer_id: str) -> Sent:
         answer = await answer_of(
             self._api.payouts.create_async(
-                {
-                    "amount": order.amount_minor,
-                    "currency": order.currency.lower(),
-                    "metadata": _payout_metadata(order, transfer_id),
-                },
+                payout_parameters(order, transfer_id),
                 {"stripe_account": order.connect_account_id, "idempotency_key": order.send_key},
             )
         )
@@ -385,38 +376,3 @@ def _the_only(found: list[_Object], order: PayoutOrder) -> _Object | None:
         check_ordered(only, order)
         return only
     return None
-
-
-def _account_parameters(account_id: str) -> AccountCreateParams:
-    return {
-        "controller": {
-            "fees": {"payer": "application"},
-            "losses": {"payments": "application"},
-            "requirement_collection": "stripe",
-            "stripe_dashboard": {"type": "express"},
-        },
-        "capabilities": {"transfers": {"requested": True}},
-        # Payouts are made here, by order; Stripe's own schedule would empty the account first.
-        "settings": {"payouts": {"schedule": {"interval": "manual"}}},
-        "metadata": {"account_id": account_id},
-    }
-
-
-def _ours(order: PayoutOrder) -> dict[str, str]:
-    return {"payout_id": order.payout_id, "account_id": order.account_id}
-
-
-def _payout_metadata(order: PayoutOrder, transfer_id: str) -> dict[str, str]:
-    """Return our metadata and as much of the caller's as Stripe takes, the same each time."""
-    ours = {**_ours(order), "transfer_id": transfer_id}
-    theirs = {}
-    for name, value in sorted((order.metadata or {}).items()):
-        if isinstance(value, str | int | float) and name not in ours:
-            said = value if isinstance(value, str) else json.dumps(value)
-            if _is_taken(name, _NAME_MAX) and "[" not in name and _is_taken(said, _VALUE_MAX):
-                theirs[name] = said
-    return {**dict(islice(theirs.items(), _METADATA_MAX - len(ours))), **ours}
-
-
-def _is_taken(said: str, most: int) -> bool:
-    return 0 < len(said) <= most and not any("\ud800" <= c <= "\udfff" for c in said)

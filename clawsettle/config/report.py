@@ -8,12 +8,7 @@ from clawsettle.config.sources import catalogue, generic_name
 
 _SERVING_NEEDS = ("database.url", "stripe.webhook_secrets", "admin.keys", "ledger.admin_keys")
 _HTTP_LEDGER_NEEDS = ("ledger.base_url",)
-# Stripe makes no link to an onboarding that leads nowhere afterwards.
-_STRIPE_PAYOUT_NEEDS = (
-    "stripe.secret_key",
-    "payouts.onboard_refresh_url",
-    "payouts.onboard_return_url",
-)
+_STRIPE_PAYOUT_NEEDS = ("stripe.secret_key",)
 
 
 @attrs.frozen

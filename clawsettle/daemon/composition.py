@@ -36,6 +36,7 @@ from clawsettle.http.ledger_api import ledger_routes
 from clawsettle.http.ledger_schemas import SCHEMAS
 from clawsettle.http.openapi import openapi_document
 from clawsettle.http.patience import Patience
+from clawsettle.http.payout_api import payout_routes
 from clawsettle.http.routing import Route
 from clawsettle.http.server import serve_http
 from clawsettle.http.status import Readiness, StatusRoutes
@@ -141,6 +142,13 @@ def assemble(settings: Settings, database: Database) -> Parts:
                 ).route(),
                 RetryRoute(rescuer, settings.admin, settings.forwarding, patience).route(),
                 *DeadLetterRoutes(letters, settings.admin, rescuer.ring).routes(),
+                *payout_routes(
+                    settings,
+                    database,
+                    patience,
+                    payouts.keeper if payouts else None,
+                    payouts.onboarder if payouts else None,
+                ),
             ],
             readiness,
         ),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
+from clawsettle.actors.onboarder import Onboarder
 from clawsettle.actors.payout_janitor import PayoutJanitor
 from clawsettle.actors.payout_keeper import PayoutKeeper
 from clawsettle.actors.payout_steps import PayoutSteps
@@ -14,6 +15,7 @@ from clawsettle.config import PayoutSettings, Settings
 from clawsettle.domain.forwarding import RetryPolicy
 from clawsettle.domain.payout_schedule import PayoutSchedule
 from clawsettle.storage.bridge import Database
+from clawsettle.storage.connect_accounts import ConnectAccounts
 from clawsettle.storage.payouts import Payouts
 
 CLAIM_BATCH_MAX = 500
@@ -30,6 +32,7 @@ class PayoutParts:
     """
 
     provider: PayoutProvider
+    onboarder: Onboarder
     keeper: PayoutKeeper
     janitor: PayoutJanitor
     actors: tuple[Actor, ...]
@@ -59,7 +62,16 @@ def assemble_payouts(settings: Settings, database: Database, ledger: Ledger) -> 
         BATCH_MAX,
     )
     janitor = PayoutJanitor(payouts, keeper, CLAIM_BATCH_MAX, configured.poll_s)
-    return PayoutParts(provider, keeper, janitor, (janitor, keeper, *background), listening, close)
+    accounts = ConnectAccounts(database)
+    return PayoutParts(
+        provider,
+        Onboarder(accounts, ledger, provider, configured.step_timeout_s),
+        keeper,
+        janitor,
+        (janitor, keeper, *background),
+        listening,
+        close,
+    )
 
 
 def _provider(

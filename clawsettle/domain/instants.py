@@ -29,6 +29,20 @@ def parse_instant(text: str | None) -> datetime | None:
     return at if at.tzinfo is not None else None
 
 
+def utc_instant(text: str) -> datetime | None:
+    """Read an ISO 8601 date or instant as UTC, cut to the millisecond; None when it is neither.
+
+    A date is its midnight, and what names no zone is UTC. Only days that the calendar has exist.
+    Source: payouts contract sections 6 and 11 (14, 16).
+    """
+    try:
+        at = datetime.fromisoformat(text)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # a zone can lead out of the years there are
+        return None
+    return to_millisecond(at)
+
+
 def iso_from_unix(value: object) -> str | None:
     """Render Unix seconds (floored) as an instant; None unless finite, positive and up to 9999.
 

@@ -156,7 +156,8 @@ def judge_news(told: PayoutNews, payout: Payout | None) -> Verdict:
             )
     if contradicts(payout, told.status):
         return Verdict(
-            NewsState.QUARANTINED, f"paid at the provider, but the payout is {payout.status} here"
+            NewsState.QUARANTINED,
+            f"{told.status} at the provider, but the payout is {payout.status} here",
         )
     if is_overruled(payout, told.status):
         return Verdict(NewsState.SUPERSEDED)

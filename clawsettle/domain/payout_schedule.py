@@ -54,7 +54,12 @@ class PayoutSchedule:
 
 
 def due_by_news(before: Payout, after: Payout, *, now: datetime) -> Payout:
-    """Return a payout after news of its provider; whoever holds a lease on it keeps that."""
-    if after.lease_token is not None or after.status is before.status:
+    """Return a payout after news of its provider; whoever holds a lease on it keeps that.
+
+    Its holder may begin the new step at once, so whoever comes after him has to look first.
+    """
+    if after.status is before.status:
         return after
+    if after.lease_token is not None:
+        return attrs.evolve(after, attempts=1)
     return attrs.evolve(after, due_at=None if after.status.is_end else now)

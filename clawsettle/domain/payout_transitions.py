@@ -162,7 +162,7 @@ def is_overruled(payout: Payout, said: ProviderStatus) -> bool:
 
 
 def contradicts(payout: Payout, said: ProviderStatus) -> bool:
-    """Return whether news cannot be true of a payout: it is paid, but was given back here.
+    """Return whether news cannot be true of a payout: it is on its way, but was given back here.
 
     Its amount went back to its owner because the provider had refused it, or an operator had
     withdrawn it. Money may be out twice, so somebody has to look.
@@ -173,7 +173,8 @@ def contradicts(payout: Payout, said: ProviderStatus) -> bool:
         S.FINALIZING_CANCELED,
         S.CANCELED,
     }
-    return given_back and said is ProviderStatus.PAID and not is_overruled(payout, said)
+    is_alive = said.rank <= ProviderStatus.PAID.rank
+    return given_back and is_alive and not is_overruled(payout, said)
 
 
 def _step_failed(payout: Payout, event: StepFailed, _now: datetime) -> _Recorded:
@@ -221,14 +222,11 @@ def _withdrawn(payout: Payout, event: Withdrawn, _now: datetime) -> _Recorded:
     return attrs.evolve(found, provider_source=event.source), []
 
 
-def _recall_done(payout: Payout, event: RecallDone, _now: datetime) -> _Recorded:
-    reversal_id = event.recalled.reversal_id
+def _recall_done(payout: Payout, event: RecallDone, now: datetime) -> _Recorded:
+    reversal_id = payout.reversal_id or event.recalled.reversal_id
     details = {"reversal_id": reversal_id, "transfer_id": payout.transfer_id}
-    audit = Audit("payout.recall.applied", payout.order.recall_key, None, details)
-    # Without a reversal there was no such transfer.
-    transfer_id = payout.transfer_id if reversal_id is not None else None
-    done = attrs.evolve(payout, transfer_id=transfer_id, reversal_id=reversal_id, attempts=0)
-    return done, [audit]
+    audit = Audit("payout.recall.applied", f"payout:recall:{payout.payout_id}", None, details)
+    return attrs.evolve(payout, reversal_id=reversal_id, recalled_at=now, attempts=0), [audit]
 
 
 def _finalized(payout: Payout, event: Finalized, _now: datetime) -> _Recorded:

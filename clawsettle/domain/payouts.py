@@ -82,7 +82,7 @@ _STEPS: Mapping[PayoutStatus, PayoutStep] = {
     S.FINALIZING_CANCELED: PayoutStep.ROLL_BACK,
     S.RETURNING: PayoutStep.RETURN,
 }
-# Nobody gets his amount back while it lies on his account at the provider.
+# Nobody gets his amount back while it lies, or may lie, on his account at the provider.
 _AFTER_RECALL = frozenset({PayoutStep.ROLL_BACK, PayoutStep.RETURN})
 
 
@@ -113,6 +113,7 @@ class Payout:
     external_payout_id: str | None = None
     transfer_id: str | None = None
     reversal_id: str | None = None
+    recalled_at: datetime | None = None
     lock_event_id: str | None = None
     finalize_event_id: str | None = None
     rollback_event_id: str | None = None
@@ -162,6 +163,7 @@ class Payout:
             self.transfer_id,
             self.reversal_id,
             self.metadata,
+            self.attempts,
         )
 
     def next_step(self) -> PayoutStep | None:
@@ -172,8 +174,7 @@ class Payout:
         if self.status is S.SENDING and self.attempts > 1:
             return PayoutStep.LOOK
         step = _STEPS.get(self.status)
-        transferred = self.transfer_id is not None and self.reversal_id is None
-        if step in _AFTER_RECALL and transferred:
+        if step in _AFTER_RECALL and self.recalled_at is None:
             return PayoutStep.RECALL
         return step
 

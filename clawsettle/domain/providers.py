@@ -43,7 +43,9 @@ class PayoutOrder:
 
     ``external_payout_id``, ``transfer_id`` and ``reversal_id`` are what is known so far of the
     provider's objects. ``keyed_at`` is when its idempotency keys were used first, at the earliest:
-    after ``KEY_LIFETIME`` they protect nothing. ``metadata`` is the caller's.
+    after ``KEY_LIFETIME`` they protect nothing. ``attempt`` numbers the tries of what cannot have
+    its effect twice by its nature, so that a stored refusal is not repeated to us for a day.
+    ``metadata`` is the caller's.
     """
 
     payout_id: str
@@ -56,6 +58,7 @@ class PayoutOrder:
     transfer_id: str | None = None
     reversal_id: str | None = None
     metadata: Mapping[str, object] | None = None
+    attempt: int = 1
 
     @property
     def transfer_key(self) -> str:
@@ -69,13 +72,13 @@ class PayoutOrder:
 
     @property
     def recall_key(self) -> str:
-        """Return the idempotency key of the transfer's reversal."""
-        return f"payout:recall:{self.payout_id}"
+        """Return the idempotency key of this try to reverse the whole transfer."""
+        return f"payout:recall:{self.payout_id}:{self.attempt}"
 
     @property
     def cancel_key(self) -> str:
-        """Return the idempotency key of the payout's cancellation."""
-        return f"payout:cancel:{self.payout_id}"
+        """Return the idempotency key of this try to cancel the payout."""
+        return f"payout:cancel:{self.payout_id}:{self.attempt}"
 
 
 @frozen

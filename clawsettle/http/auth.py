@@ -5,6 +5,8 @@ Source: webhook-forwarding contract section 1, ledger-api contract section 1; W2
 
 from collections.abc import Callable, Mapping, Sequence
 
+from attrs import frozen
+
 from clawsettle.config import Secret, matches_any
 from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.errors import CallerError, ClawsettleError
@@ -42,6 +44,32 @@ def require_settle_admin(request: Request, keys: Sequence[Secret]) -> str:
     if token is None or not matches_any(token, keys):
         raise CallerError("the admin key is missing or wrong", code="UNAUTHORIZED")
     return f"key:{sha256_hex(token)[:8]}"
+
+
+@frozen(eq=False)
+class Door:
+    """Who may use some of the routes: whoever has a settle-admin key, or anybody where it is open.
+
+    Source: payouts contract sections 1 and 11 (3).
+    """
+
+    keys: Sequence[Secret]
+    is_open: bool
+
+    @property
+    def scheme(self) -> str | None:
+        """Return the security scheme of its routes."""
+        return None if self.is_open else "settleAdmin"
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Return the codes that it refuses with."""
+        return () if self.is_open else ("UNAUTHORIZED", "DEPENDENCY_NOT_CONFIGURED")
+
+    def check(self, request: Request) -> None:
+        """Let a request pass. Raises: as ``require_settle_admin``, unless it is open."""
+        if not self.is_open:
+            require_settle_admin(request, self.keys)
 
 
 def ledger_guard(

@@ -4,7 +4,7 @@ Nothing is attempted inside a request: a requeue makes the row due and rings for
 Source: new; webhook-forwarding contract section 1 for keys and form, section 14 (W4).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 
 import structlog
@@ -15,6 +15,7 @@ from clawsettle.domain.errors import CallerError, NotFoundError
 from clawsettle.domain.forwarding import Blame
 from clawsettle.domain.instants import iso_instant
 from clawsettle.http.auth import require_settle_admin
+from clawsettle.http.operator import ACTION_SCHEMA, action_view, actions_schema, read_operator
 from clawsettle.http.query import (
     PAGE_PARAMETERS,
     read_cursor,
@@ -25,10 +26,8 @@ from clawsettle.http.query import (
 from clawsettle.http.routing import Parameter, Reply, Request, Route
 from clawsettle.http.strict_json import parse_json
 from clawsettle.storage.dead_letters import KIND, STATES, DeadLetter, DeadLetters
-from clawsettle.storage.operator_actions import Operator, OperatorAction
 
 _log = structlog.get_logger(__name__)
-BY_MAX, WHY_MAX = 100, 500
 
 
 class Kind(StrEnum):
@@ -96,7 +95,7 @@ class DeadLetterRoutes:
                 "Have a dead or discarded row attempted again",
                 description="Due at once, with its attempts and its age counted anew.",
                 auth="settleAdmin",
-                request_schema=_ACTION_SCHEMA,
+                request_schema=ACTION_SCHEMA,
                 response_schema=_LETTER_SCHEMA,
                 errors=act_errors,
             ),
@@ -106,7 +105,7 @@ class DeadLetterRoutes:
                 self.discard,
                 "Close a dead row: it will not be sent",
                 auth="settleAdmin",
-                request_schema=_ACTION_SCHEMA,
+                request_schema=ACTION_SCHEMA,
                 response_schema=_LETTER_SCHEMA,
                 errors=act_errors,
             ),
@@ -133,11 +132,14 @@ class DeadLetterRoutes:
         if found is None:
             raise _not_found()
         letter, actions = found
-        return Reply.json(200, {**_view(letter), **_payload(letter), "actions": _acts(actions)})
+        return Reply.json(
+            200,
+            {**_view(letter), **_payload(letter), "actions": [action_view(one) for one in actions]},
+        )
 
     async def requeue(self, request: Request) -> Reply:
         """Bring a dead or discarded row back; the attempt follows by itself."""
-        operator = self._operator(request)
+        operator = read_operator(request, self.admin.keys)
         event_id = _event_id(request)
         letter = await self.letters.requeue(event_id, operator)
         if letter is None:
@@ -148,31 +150,13 @@ class DeadLetterRoutes:
 
     async def discard(self, request: Request) -> Reply:
         """Close a dead row."""
-        operator = self._operator(request)
+        operator = read_operator(request, self.admin.keys)
         event_id = _event_id(request)
         letter = await self.letters.discard(event_id, operator)
         if letter is None:
             raise _not_found()
         _log.info("dead_letter_discarded", event_id=event_id, actor=operator.actor, by=operator.by)
         return Reply.json(200, _view(letter))
-
-    def _operator(self, request: Request) -> Operator:
-        """Return who acts and why: the key first, then the body.
-
-        Raises: as require_settle_admin; CallerError INVALID_REQUEST, with ``details.field``.
-        """
-        actor = require_settle_admin(request, self.admin.keys)
-        body = parse_json(request.body)
-        if not isinstance(body, dict):
-            raise CallerError("the body must be an object")
-        why, by = body.get("why"), body.get("by")
-        if not isinstance(why, str) or not 1 <= len(why.strip()) <= WHY_MAX:
-            raise _bad("why", f"must be a text of 1 to {WHY_MAX} characters")
-        if "by" in body and not (
-            isinstance(by, str) and 1 <= len(by) <= BY_MAX and by.isprintable()
-        ):
-            raise _bad("by", f"must be 1 to {BY_MAX} printable characters")
-        return Operator(actor, why.strip(), by)
 
 
 def _event_id(request: Request) -> str:
@@ -184,10 +168,6 @@ def _event_id(request: Request) -> str:
 
 def _not_found() -> NotFoundError:
     return NotFoundError("no such dead letter", code="DEAD_LETTER_NOT_FOUND")
-
-
-def _bad(field: str, message: str) -> CallerError:
-    return CallerError(f"{field} {message}", details={"field": field})
 
 
 def _view(letter: DeadLetter) -> dict[str, object]:
@@ -219,25 +199,8 @@ def _payload(letter: DeadLetter) -> dict[str, object]:
         return {"payload_text": letter.payload}
 
 
-def _acts(actions: Sequence[OperatorAction]) -> list[Mapping[str, object]]:
-    views: list[Mapping[str, object]] = []
-    for one in actions:
-        by = {} if one.operator.by is None else {"by": one.operator.by}
-        who = {"action": one.action, "actor": one.operator.actor, **by}
-        views.append({**who, "why": one.operator.why, "at": iso_instant(one.at)})
-    return views
-
-
 _TEXT = {"type": "string"}
 _INSTANT = {"type": "string", "format": "date-time"}
-_ACTION_SCHEMA = {
-    "type": "object",
-    "required": ["why"],
-    "properties": {
-        "why": {"type": "string", "minLength": 1, "maxLength": WHY_MAX},
-        "by": {"type": "string", "minLength": 1, "maxLength": BY_MAX},
-    },
-}
 _LETTER_FIELDS = {
     "id": {"type": "string", "examples": ["settlement:evt_1"]},
     "kind": {"enum": list(Kind)},
@@ -265,20 +228,6 @@ _DETAIL_SCHEMA = {
         **_LETTER_FIELDS,
         "payload": {"description": "What is stored to be sent."},
         "payload_text": {"type": "string", "description": "In its place when it is no JSON."},
-        "actions": {
-            "type": "array",
-            "description": "Oldest first.",
-            "items": {
-                "type": "object",
-                "required": ["action", "actor", "why", "at"],
-                "properties": {
-                    "action": {"enum": ["requeue", "discard"]},
-                    "actor": {"type": "string", "description": "Fingerprint of the key."},
-                    "by": _TEXT,
-                    "why": _TEXT,
-                    "at": _INSTANT,
-                },
-            },
-        },
+        "actions": actions_schema("requeue", "discard"),
     },
 }

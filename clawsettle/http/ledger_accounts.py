@@ -23,8 +23,9 @@ from clawsettle.domain.journal import Account, AccountKind, Bucket
 from clawsettle.domain.ledger import OpenAccount, OpenClearing
 from clawsettle.domain.transfers import BUCKETS
 from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_VERIFY
-from clawsettle.http.ledger_schemas import TEXT, listed, named, shape
+from clawsettle.http.ledger_schemas import named
 from clawsettle.http.routing import Parameter, Reply, Request, Route
+from clawsettle.http.schemas import TEXT, listed, shape
 from clawsettle.http.strict_json import parse_json
 from clawsettle.storage.ledger_reader import LedgerReader
 

@@ -13,9 +13,10 @@ from clawsettle.domain.errors import CallerError
 from clawsettle.domain.risk_holds import parse_apply_hold, parse_release, parse_release_by_source
 from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_RISK
 from clawsettle.http.errors import TRANSFER_STATUSES
-from clawsettle.http.ledger_schemas import AMOUNT, OBJECT, TEXT, listed, named, shape
+from clawsettle.http.ledger_schemas import named
 from clawsettle.http.query import read_word
 from clawsettle.http.routing import Parameter, Reply, Request, Route
+from clawsettle.http.schemas import AMOUNT, OBJECT, TEXT, listed, shape
 from clawsettle.http.strict_json import parse_json
 from clawsettle.storage.ledger_reader import HoldFilter, LedgerReader
 

@@ -8,34 +8,11 @@ from typing import Final
 
 from clawsettle.domain.journal import Bucket, EventType
 from clawsettle.domain.settlements import Direction, Status
+from clawsettle.http.schemas import AMOUNT, INSTANT, OBJECT, TEXT, Schema, shape
 
-Schema = Mapping[str, object]
-
-TEXT: Final[Schema] = {"type": "string"}
-OBJECT: Final[Schema] = {"type": "object"}
-AMOUNT: Final[Schema] = {
-    "type": "string",
-    "pattern": "^[0-9]+$",
-    "description": "minor units, 1 to 2^63-1",
-}
 BUCKET_LETTER: Final[Schema] = {"enum": ["A", "H", "B", "F", "P"]}
 _BALANCE: Final[Schema] = {"type": "string", "description": "minor units"}
-_INSTANT: Final[Schema] = {"type": "string", "format": "date-time"}
 _TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
-
-
-def shape(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
-    """Return the schema of an object with these properties."""
-    return {
-        "type": "object",
-        "required": list(required),
-        "properties": {**required, **(optional or {})},
-    }
-
-
-def listed(schema: Schema) -> Schema:
-    """Return the schema of a list of these."""
-    return {"type": "array", "items": schema}
 
 
 def named(name: str) -> Schema:
@@ -51,8 +28,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "id": TEXT,
             "did": TEXT,
             "balances": _BALANCES,
-            "createdAt": _INSTANT,
-            "updatedAt": _INSTANT,
+            "createdAt": INSTANT,
+            "updatedAt": INSTANT,
         }
     ),
     "ClearingAccount": shape(
@@ -62,8 +39,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "name": TEXT,
             "isActive": {"const": True},
             "balances": _BALANCES,
-            "createdAt": _INSTANT,
-            "updatedAt": _INSTANT,
+            "createdAt": INSTANT,
+            "updatedAt": INSTANT,
         }
     ),
     "Event": shape(
@@ -78,7 +55,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "previousHash": TEXT,
             "eventHash": TEXT,
             "metadata": OBJECT,
-            "createdAt": _INSTANT,
+            "createdAt": INSTANT,
         }
     ),
     "Settlement": shape(
@@ -91,8 +68,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "account_id": TEXT,
             "amount_minor": AMOUNT,
             "currency": TEXT,
-            "created_at": _INSTANT,
-            "updated_at": _INSTANT,
+            "created_at": INSTANT,
+            "updated_at": INSTANT,
         },
         {
             "network": TEXT,
@@ -120,8 +97,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "release_idempotency_key": _TEXT_OR_NULL,
             "release_transfer_event_id": _TEXT_OR_NULL,
             "metadata": OBJECT,
-            "created_at": _INSTANT,
-            "updated_at": _INSTANT,
+            "created_at": INSTANT,
+            "updated_at": INSTANT,
             "released_at": _TEXT_OR_NULL,
         }
     ),

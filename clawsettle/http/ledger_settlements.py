@@ -10,7 +10,7 @@ from clawsettle.domain.errors import NotFoundError
 from clawsettle.domain.journal import EventType
 from clawsettle.domain.settlements import Direction, Status, parse_ingest, parse_key
 from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_VERIFY
-from clawsettle.http.ledger_schemas import AMOUNT, OBJECT, TEXT, listed, named, shape
+from clawsettle.http.ledger_schemas import named
 from clawsettle.http.query import (
     PAGE_PARAMETERS,
     read_cursor,
@@ -19,6 +19,7 @@ from clawsettle.http.query import (
     write_cursor,
 )
 from clawsettle.http.routing import Parameter, Reply, Request, Route
+from clawsettle.http.schemas import AMOUNT, OBJECT, TEXT, listed, shape
 from clawsettle.http.strict_json import parse_json
 from clawsettle.storage.ledger_reader import LedgerReader, SettlementFilter
 

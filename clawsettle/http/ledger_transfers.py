@@ -12,16 +12,9 @@ from clawsettle.domain.proof import Proof
 from clawsettle.domain.transfers import parse_transfer
 from clawsettle.http.auth import LEDGER_ADMIN
 from clawsettle.http.errors import TRANSFER_STATUSES
-from clawsettle.http.ledger_schemas import (
-    AMOUNT,
-    BUCKET_LETTER,
-    OBJECT,
-    TEXT,
-    listed,
-    named,
-    shape,
-)
+from clawsettle.http.ledger_schemas import BUCKET_LETTER, named
 from clawsettle.http.routing import Reply, Request, Route
+from clawsettle.http.schemas import AMOUNT, OBJECT, TEXT, listed, shape
 from clawsettle.http.strict_json import parse_json
 from clawsettle.storage.ledger_reader import LedgerReader
 

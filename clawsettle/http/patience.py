@@ -1,11 +1,14 @@
 """How long a request may wait for work that goes on without it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import trio
 from attrs import define, field
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -27,6 +30,13 @@ class Patience:
                 yield
             finally:
                 self._scopes.discard(scope)
+
+    async def wait(self, seconds: float, answer: Awaitable[T]) -> T | None:
+        """Return an answer, or None when it is not there after ``seconds``, or once hurried."""
+        given: T | None = None
+        with self.bound(seconds):
+            given = await answer
+        return given  # noqa: RET504 - the block may be left before its end
 
     def hurry(self, seconds: float) -> None:
         """Let no request wait longer than ``seconds`` from now, present and future ones."""

@@ -40,6 +40,14 @@ def parse_json(raw: bytes) -> object:
     return value
 
 
+def parse_body(raw: bytes) -> object:
+    """Return the value of ``raw``; an empty object for a blank body. Raises: as ``parse_json``.
+
+    Source: payouts contract section 2.
+    """
+    return parse_json(raw) if raw.strip() else {}
+
+
 def _check(value: object) -> None:
     """Refuse U+0000 in any string or key of ``value``, and nesting beyond ``DEPTH_MAX``."""
     level = [value]

@@ -6,7 +6,6 @@ client has hung up, as it does at a party whose network failed.
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 import h11
 import trio
@@ -45,10 +44,10 @@ Handler = Callable[[Request], Awaitable[Reply]]
 
 
 async def serve_http1(stream: trio.abc.Stream, answer: Handler) -> None:
-    """Serve one connection until either side ends it, or what it says is not HTTP."""
+    """Serve one connection until either side ends it, or what either says is not HTTP."""
     http = h11.Connection(h11.SERVER)
     async with stream:
-        with suppress(Cut, trio.BrokenResourceError, h11.RemoteProtocolError):
+        with suppress(Cut, trio.BrokenResourceError, h11.ProtocolError):
             while (request := await _next_request(http, stream)) is not None:
                 try:
                     reply = await answer(request)
@@ -81,11 +80,11 @@ async def _next_request(http: h11.Connection, stream: trio.abc.Stream) -> Reques
 
 
 def _request(head: h11.Request, body: bytes) -> Request:
-    target = urlsplit(head.target.decode("ascii"))
+    path, _, query = head.target.decode("ascii").partition("?")
     return Request(
         method=head.method.decode("ascii"),
-        path=target.path,
-        query=target.query,
+        path=path,
+        query=query,
         headers={name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers},
         body=body,
     )

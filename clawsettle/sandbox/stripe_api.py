@@ -75,7 +75,7 @@ class StripeApi:
         if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX_CHARS:
             text = f"Idempotency keys have up to {IDEMPOTENCY_KEY_MAX_CHARS} characters."
             raise Refused(StripeError(400, IDEMPOTENCY, text))
-        form = request.query if operation.method == "GET" else request.body.decode()
+        form = request.query if operation.method == "GET" else request.body.decode(errors="replace")
         asked = Asked(object_id, read_parameters(form, operation.params), account_id)
         return Call(operation, asked, key, request.headers.get("stripe-version"))
 

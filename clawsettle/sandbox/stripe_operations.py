@@ -77,7 +77,8 @@ def _list_payouts(state: StripeState, asked: Asked) -> Json:
 
 
 def _retrieve_balance(state: StripeState, asked: Asked) -> Json:
-    return balance_object(state.account(asked.connected_id).balance_minor)
+    account = state.account(asked.connected_id)
+    return balance_object({account.content["default_currency"]: 0, **account.balance_minor})
 
 
 def _page(url: str, objects: Iterable[Json], params: Json) -> Json:

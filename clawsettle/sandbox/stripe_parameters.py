@@ -8,7 +8,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -94,9 +94,9 @@ def _scalar(kind: Any, given: str, at: str) -> int | bool | str:
         return _integer(given, at)
     if kind is bool and given in _BOOLEANS:
         return _BOOLEANS[given]
-    if kind is bool:
-        raise invalid(f"Invalid boolean: {given}", param=at)
-    if not given:
+    if kind is bool or (_is_literal(kind) and given not in typing.get_args(kind)):
+        raise invalid(f"Invalid {at}: {given}", param=at)
+    if kind is str and not given:
         raise invalid(
             f"You passed an empty string for '{at}', which cannot be unset.",
             code="parameter_invalid_empty",
@@ -106,25 +106,15 @@ def _scalar(kind: Any, given: str, at: str) -> int | bool | str:
 
 
 def _either(kinds: Iterable[Any], given: object, at: str) -> Any:
-    """Return the value as the first of the kinds that it fits; as text only in the last place."""
-    if given == "" and any("" in typing.get_args(kind) for kind in kinds):
-        return ""
+    """Return the value as the first of the kinds that it fits; as any text in the last place."""
+    fits = _is_nested if isinstance(given, dict) else _is_scalar
     refusals: list[Refused] = []
-    for kind in _likely(kinds, nested=isinstance(given, dict)):
+    for kind in sorted(filter(fits, kinds), key=lambda kind: kind is str):
         try:
             return _value(kind, given, at)
         except Refused as refusal:
             refusals.append(refusal)
-    raise refusals[0] if refusals else invalid("Invalid value", param=at)
-
-
-def _likely(kinds: Iterable[Any], *, nested: bool) -> Iterator[Any]:
-    fitting = [
-        kind
-        for kind in kinds
-        if nested == (_is_typed_dict(kind) or typing.get_origin(kind) in {dict, list})
-    ]
-    return iter(sorted(fitting, key=lambda kind: kind is str))
+    raise refusals[0] if refusals else invalid(f"Invalid {at}", param=at)
 
 
 def _integer(given: str, at: str) -> int:
@@ -150,6 +140,18 @@ def _metadata(given: object, at: str) -> dict[str, str]:
             text = f"Metadata values can have up to {METADATA_VALUE_MAX_CHARS} characters."
             raise invalid(text, param=where)
     return {key: value for key, value in given.items() if value}
+
+
+def _is_nested(kind: Any) -> bool:
+    return _is_typed_dict(kind) or typing.get_origin(kind) in {dict, list}
+
+
+def _is_scalar(kind: Any) -> bool:
+    return kind in {int, bool, str} or _is_literal(kind)
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.Literal
 
 
 def _is_typed_dict(kind: Any) -> bool:

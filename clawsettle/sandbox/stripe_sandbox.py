@@ -5,7 +5,6 @@ The state is in memory and ends with it. Everything in it is there to be looked 
 Source: new.
 """
 
-import html
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,11 +18,10 @@ from clawsettle.sandbox.clock import SandboxClock
 from clawsettle.sandbox.http1 import Reply, Request, serve_http1
 from clawsettle.sandbox.stripe_api import StripeApi
 from clawsettle.sandbox.stripe_objects import Json, event_object, stripe_id
+from clawsettle.sandbox.stripe_onboarding import answer_home, answer_onboarding
 from clawsettle.sandbox.stripe_quirks import FATE_KEY, Fate
-from clawsettle.sandbox.stripe_state import StripeState
+from clawsettle.sandbox.stripe_state import ONBOARDING_PATH, StripeState
 from clawsettle.sandbox.stripe_webhooks import ATTEMPT_TIMEOUT_S, Webhooks
-
-_ONBOARDING: Final = "/connect/onboard/"
 
 
 class StripeSandbox:
@@ -83,17 +81,11 @@ class StripeSandbox:
 
     async def answer(self, request: Request) -> Reply:
         """Answer a request to the API, or to a page. Raises: as ``StripeApi.answer`` does."""
-        if not request.path.startswith(_ONBOARDING):
-            return await self.api.answer(request)
-        account = self.state.accounts.get(request.path.removeprefix(_ONBOARDING))
-        if account is None:
-            return _page(404, "<p>There is no such account.</p>")
-        if request.method != "POST":
-            return _page(200, _form(account.content))
-        self.complete_onboarding(account.content["id"])
-        if account.return_url is None:
-            return _page(200, "<p>The account is enabled.</p>")
-        return Reply(303, b"", {"location": account.return_url})
+        if request.path.startswith(ONBOARDING_PATH):
+            return answer_onboarding(self.state, request)
+        if request.path == "/":
+            return answer_home()
+        return await self.api.answer(request)
 
 
 @asynccontextmanager
@@ -117,17 +109,3 @@ async def open_sandbox(
 def _fate(metadata: Mapping[str, str], default: Fate) -> Fate:
     chosen = metadata.get(FATE_KEY)
     return Fate(chosen) if chosen in set(Fate) else default
-
-
-def _form(account: Json) -> str:
-    names = ", ".join(account["capabilities"])
-    return (
-        f"<h1>Onboarding of {html.escape(account['id'])}</h1>"
-        f"<p>It asks for: {html.escape(names)}</p>"
-        '<form method="post"><button>Complete onboarding</button></form>'
-    )
-
-
-def _page(status: int, body: str) -> Reply:
-    page = f"<!doctype html><title>Stripe sandbox</title>{body}"
-    return Reply(status, page.encode(), {"content-type": "text/html; charset=utf-8"})

@@ -5,7 +5,7 @@ balance is without end; a connected account's is counted, and nothing on it may 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define, field, frozen
@@ -23,6 +23,8 @@ from clawsettle.sandbox.stripe_objects import (
     transfer_object,
 )
 
+ONBOARDING_PATH = "/connect/onboard/"
+
 _GAVE_BACK = frozenset({"failed", "canceled"})
 _EVENT_TYPE = {"in_transit": "payout.updated"}
 
@@ -37,13 +39,22 @@ class Emit(Protocol):
         ...
 
 
+@frozen
+class OnboardingLink:
+    """A link to an account's onboarding, and where its page leads to: when it is done, or old."""
+
+    expires_at_s: int
+    return_url: str | None
+    refresh_url: str | None
+
+
 @define(eq=False)
 class ConnectedAccount:
-    """An account: its object, its balances in minor units, and where its onboarding returns to."""
+    """An account: its object, its balances in minor units, the latest link to its onboarding."""
 
     content: Json
     balance_minor: Counter[str] = field(factory=Counter)
-    return_url: str | None = None
+    link: OnboardingLink | None = None
 
 
 @frozen(eq=False)
@@ -92,9 +103,8 @@ class StripeState:
             raise missing("payout", payout_id)
         return payout
 
-    def open_account(self, params: Mapping[str, object]) -> Json:
+    def open_account(self, asked: Json) -> Json:
         """Open an account that may do nothing yet."""
-        asked: Json = dict(params)
         account_type = asked.get("type", "none" if "controller" in asked else "standard")
         wanted = {
             name
@@ -116,15 +126,17 @@ class StripeState:
         self.accounts[content["id"]] = ConnectedAccount(content)
         return content
 
-    def link_account(self, params: Mapping[str, object]) -> Json:
+    def link_account(self, asked: Json) -> Json:
         """Make a link to the page on which an account's onboarding is completed."""
-        asked: Json = dict(params)
         account_id = asked["account"]
         if account_id not in self.accounts:
             raise missing("account", account_id, param="account", status=400)
-        self.accounts[account_id].return_url = asked.get("return_url")
-        url = f"{self.base_url}/connect/onboard/{account_id}"
-        return account_link_object(url, created_s=self._created_s)
+        url = f"{self.base_url}{ONBOARDING_PATH}{account_id}"
+        content = account_link_object(url, created_s=self._created_s)
+        self.accounts[account_id].link = OnboardingLink(
+            content["expires_at"], asked.get("return_url"), asked.get("refresh_url")
+        )
+        return content
 
     def enable_account(self, account_id: str, *, enabled: bool = True) -> None:
         """Enable what an account has asked for, or disable it; ``account.updated`` tells of it."""
@@ -133,9 +145,8 @@ class StripeState:
             "account.updated", content, account_standing(content, enabled=enabled), account_id
         )
 
-    def make_transfer(self, params: Mapping[str, object]) -> Json:
+    def make_transfer(self, asked: Json) -> Json:
         """Move money of the platform's to an account."""
-        asked: Json = dict(params)
         amount_minor, currency = _amount(asked), asked["currency"]
         destination = self.accounts.get(asked["destination"])
         if destination is None:
@@ -159,9 +170,8 @@ class StripeState:
         destination.balance_minor[currency] += amount_minor
         return content
 
-    def reverse_transfer(self, transfer_id: str, params: Mapping[str, object]) -> Json:
+    def reverse_transfer(self, transfer_id: str, asked: Json) -> Json:
         """Take back what is left of a transfer, or a part of that, while it is still there."""
-        asked: Json = dict(params)
         transfer = self.transfer(transfer_id)
         left_minor = transfer["amount"] - transfer["amount_reversed"]
         if left_minor == 0:
@@ -182,9 +192,8 @@ class StripeState:
         transfer["reversals"]["data"].insert(0, content)
         return content
 
-    def make_payout(self, account_id: str, params: Mapping[str, object]) -> Json:
+    def make_payout(self, account_id: str, asked: Json) -> Json:
         """Begin to pay out what is on an account; ``payout.created`` tells of it."""
-        asked: Json = dict(params)
         account = self.account(account_id)
         amount_minor, currency = _amount(asked), asked["currency"]
         if not account.content["payouts_enabled"]:

@@ -4,11 +4,13 @@ Each request gets the next fault of the script; when the script has ended, reque
 Without an upstream it is a stranger that answers whatever its faults say.
 """
 
+import json
 import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import trio
@@ -202,6 +204,19 @@ async def answer_and_hang_up(wire: Wire) -> None:
     """Answer in full, keep-alive by its words, and close."""
     await pass_on(wire)
     raise Cut
+
+
+def rewriting(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Fault:
+    """Pass the request on, and answer what ``change`` makes of the answer's JSON."""
+
+    async def rewrite(wire: Wire) -> None:
+        head, _, body = (await wire.deliver()).partition(b"\r\n\r\n")
+        changed = json.dumps(change(json.loads(body))).encode()
+        length = b"content-length: %d" % len(body)
+        head = head.replace(length, b"content-length: %d" % len(changed))
+        await wire.client.send_all(head + b"\r\n\r\n" + changed)
+
+    return rewrite
 
 
 def answering(status: int, body: bytes, *headers: str) -> Fault:

@@ -11,13 +11,14 @@ from attrs import define, evolve, field
 
 from clawsettle.clients.payout_provider import PayoutProvider
 from clawsettle.clients.stripe_connect import StripeConnect
-from clawsettle.domain.providers import PayoutOrder, Sent
+from clawsettle.domain.providers import KEY_LIFETIME, PayoutOrder, Sent
 from clawsettle.sandbox.simulated_provider import SimulatedProvider
 from clawsettle.sandbox.stripe_quirks import Fate
 from clawsettle.sandbox.stripe_sandbox import StripeSandbox, open_sandbox
 
 REFRESH_URL = "https://platform.example/refresh"
 RETURN_URL = "https://platform.example/return"
+PAST_LIFETIME_S = KEY_LIFETIME.total_seconds() + 3600
 _numbers = count(1)
 
 
@@ -55,10 +56,38 @@ class StripeSite:
         """How often an operation was called."""
         return sum(call.operation.name == name for call in self.sandbox.api.calls)
 
+    def transferred_minor(self, order: PayoutOrder) -> int:
+        """What was transferred for an order, less what was taken back."""
+        return sum(
+            transfer["amount"] - transfer["amount_reversed"]
+            for transfer in self.sandbox.state.transfers.values()
+            if transfer["metadata"]["payout_id"] == order.payout_id
+        )
 
-def stripe_connect(base_url: str, *, timeout_s: float = 5.0) -> StripeConnect:
+    def payouts_of(self, order: PayoutOrder) -> list[dict[str, Any]]:
+        return [
+            payout.content
+            for payout in self.sandbox.state.payouts.values()
+            if payout.content["metadata"].get("payout_id") == order.payout_id
+        ]
+
+    def is_paid_once(self, order: PayoutOrder) -> bool:
+        made = [payout["amount"] for payout in self.payouts_of(order)]
+        return made == [order.amount_minor] == [self.transferred_minor(order)]
+
+    def pay_out_by_hand(self, **changes: Any) -> None:
+        """Make a payout as the account's dashboard, or another program, would."""
+        asked = {"amount": 1200, "currency": "usd", **changes}
+        balance_minor = self.sandbox.state.accounts[self.account_id].balance_minor
+        balance_minor[asked["currency"]] += asked["amount"]
+        self.sandbox.state.make_payout(self.account_id, asked)
+
+
+def stripe_connect(
+    base_url: str, *, api_key: str = "sk_test_1", timeout_s: float = 5.0
+) -> StripeConnect:
     return StripeConnect(
-        "sk_test_1",
+        api_key,
         REFRESH_URL,
         RETURN_URL,
         connect_timeout_s=2.0,

@@ -1,15 +1,24 @@
 """The ledger in process and the ledger over HTTP say the same of the same history."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trio
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clawsettle.domain.forwarding import Forwardable
+from clawsettle.clients.ledger import Ledger
+from clawsettle.domain.forwarding import Forwardable, Refused
+from clawsettle.domain.ledger_orders import (
+    AnotherTransfer,
+    LedgerEvent,
+    TransferOrder,
+    TransferOutcome,
+)
 from clawsettle.domain.money import MINOR_MAX
-from tests.clients.ledgers import in_process, over_http, verdicts
+from clawsettle.domain.transfers import BUCKETS, Side
+from tests.clients.ledgers import in_process, over_http, sent, verdicts
 
 DIDS = ("did:key:alice", "did:key:bob")
 # The world is small, so that settlements meet each other; each field is sometimes odd.
@@ -36,6 +45,20 @@ KEYS = st.sampled_from([*[f"stripe:event:evt_{n}" for n in range(30)], "", "k" *
 HISTORIES = st.lists(
     st.lists(st.builds(Forwardable, KEYS, PAYLOADS), min_size=1, max_size=4), max_size=25
 )
+PAYOUT_KEYS = [
+    f"payout:{stage}:pout_{n}" for stage in ("lock", "finalize", "rollback") for n in range(3)
+]
+PLACES = [*DIDS * 4, "clearing:x", "acc_32ca986a", "acc_nobody", "nobody", "clearing:", "größe"]
+SIDES = st.builds(Side.of, st.sampled_from(PLACES), st.sampled_from("AAAHHH" + "".join(BUCKETS)))
+ORDERS = st.builds(
+    TransferOrder,
+    st.sampled_from([*PAYOUT_KEYS * 2, "k/1", "", "k" * 513]),
+    SIDES,
+    SIDES,
+    st.sampled_from([100, 100, 100, 250, 0, MINOR_MAX, 2**63]),
+    st.sampled_from([*["USD"] * 9, "usd", "EUR"]),
+    st.sampled_from([{}, {"source": "ops:retry"}, {"note": "größe"}, {"n": 1.5}]),
+)
 
 
 @settings(deadline=None, max_examples=20)
@@ -57,3 +80,47 @@ async def _compare(history: Sequence[Sequence[Forwardable]], near_url: str, far_
             assert verdicts(outcomes) == verdicts(await far.ledger.ingest(batch))
         for account_id in ("acc_32ca986a", "acc_61720de1"):
             assert await near.house.available(account_id) == await far.house.available(account_id)
+
+
+@settings(deadline=None, max_examples=10)
+@given(orders=st.lists(ORDERS, max_size=60))
+def test_the_same_transfers_have_the_same_outcomes(
+    postgres: Any, orders: Sequence[TransferOrder]
+) -> None:
+    urls = [postgres.server.dsn_of(postgres.create_database("migrated")) for _ in range(2)]
+    trio.run(_compare_transfers, orders, *urls)
+
+
+async def _compare_transfers(orders: Sequence[TransferOrder], near_url: str, far_url: str) -> None:
+    async with in_process(near_url) as near, over_http(far_url) as far:
+        for ledger in (near, far):
+            await ledger.house.open_account(DIDS[0])
+            await ledger.one(sent(amount_minor="1000"))
+        for order in orders:
+            outcomes = [await ledger.ledger.transfer(order) for ledger in (near, far)]
+            assert len({_said(one) for one in outcomes}) == 1, outcomes
+        for order in orders:
+            assert await _found(near.ledger, order) == await _found(far.ledger, order)
+        for account_id in ("acc_32ca986a", "acc_61720de1", "acc_nobody"):
+            assert await near.account(account_id) == await far.account(account_id)
+        keys = sorted({order.key for order in orders if order.key})
+        found = [await ledger.ledger.events_by_key(keys) for ledger in (near, far)]
+        assert _told(found[0]) == _told(found[1])
+
+
+def _said(outcome: TransferOutcome) -> tuple[object, ...]:
+    """What of an outcome decides what is done next; an event has an id of its own in each book."""
+    if isinstance(outcome, Refused):
+        return outcome.ledger_status, outcome.code, outcome.available_minor
+    return (type(outcome).__name__,)
+
+
+async def _found(ledger: Ledger, order: TransferOrder) -> str:
+    try:
+        return type(await ledger.transferred(order)).__name__
+    except AnotherTransfer as error:
+        return error.message.rpartition(" ")[2]
+
+
+def _told(events: Mapping[str, LedgerEvent]) -> dict[str, LedgerEvent]:
+    return {key: evolve(event, event_id="", created_at=None) for key, event in events.items()}

@@ -1,8 +1,8 @@
 """Each fault on the way to a ledger: what the call says of it, and that repeating it mends it."""
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from attrs import frozen
 from clawsettle.clients.ledger import HttpLedger
 from clawsettle.domain.forwarding import Accepted, LedgerOutcome, Refused, Unknown
 from tests.clients import faulty as faults
-from tests.clients.faulty import Fault, FaultyServer, Wire, faulty
+from tests.clients.faulty import Fault, FaultyServer, faulty
 from tests.clients.ledgers import ALICE, QUIET, ledger_at, ledger_port, sent
 from tests.house import House, open_house
 
@@ -43,17 +43,11 @@ async def far_ledger(database_url: str, *script: Fault, **options: float) -> Asy
 def altered(changes: Mapping[str, object | None]) -> Fault:
     """Pass the request on, and answer as if it had been about something else."""
 
-    async def alter(wire: Wire) -> None:
-        head, _, body = (await wire.deliver()).partition(b"\r\n\r\n")
-        answer = json.loads(body)
+    def alter(answer: dict[str, Any]) -> dict[str, Any]:
         settlement = {**answer["settlement"], **changes}
-        answer["settlement"] = {k: v for k, v in settlement.items() if v is not None}
-        altered_body = json.dumps(answer).encode()
-        length = b"content-length: %d" % len(body)
-        head = head.replace(length, b"content-length: %d" % len(altered_body))
-        await wire.client.send_all(head + b"\r\n\r\n" + altered_body)
+        return {**answer, "settlement": {k: v for k, v in settlement.items() if v is not None}}
 
-    return alter
+    return faults.rewriting(alter)
 
 
 UNKNOWN: dict[str, tuple[Fault, str]] = {

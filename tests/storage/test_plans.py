@@ -32,6 +32,9 @@ _WALKS = {
     "backlog": {"settlement_outbox_due"},
     "count_due": {"settlement_outbox_due"},
     "expire": {"webhook_delivery_log_received"},
+    "payouts_created": {"payout_oldest"},
+    "stuck_payouts": {"payout_stuck"},
+    "failed_payouts": {"payout_failures"},
 }
 
 
@@ -91,3 +94,19 @@ async def test_a_page_of_one_account_walks_that_accounts_settlements(database_ur
     plan = "\n".join(await plan_of(database_url, load_queries("ledger")["list_settlements"]))
     assert "Index Scan using ledger_settlement_by_account" in plan, plan
     assert "Index Cond: ((account_id = $1) AND (ROW(created_at, settlement_id) <" in plan, plan
+
+
+@pytest.mark.parametrize(
+    ("name", "walk"),
+    [
+        ("payouts_created_in", ("payout_by_status", "status = wanted.status")),
+        ("payouts_created_for", ("payout_by_account", "account_did = $5")),
+    ],
+)
+async def test_a_filtered_page_of_payouts_enters_at_its_filter_and_its_cursor(
+    database_url: str, name: str, walk: tuple[str, str]
+) -> None:
+    plan = "\n".join(await plan_of(database_url, load_queries("payout_lists")[name]))
+    index, key = walk
+    assert f"Index Scan using {index}" in plan, plan
+    assert f"Index Cond: (({key}) AND (ROW(created_at, payout_id) > " in plan, plan

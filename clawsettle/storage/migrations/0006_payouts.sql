@@ -42,6 +42,7 @@ CREATE TABLE payout (
     external_payout_id text,
     transfer_id        text,
     reversal_id        text,
+    recalled_at        timestamptz,
     lock_event_id      text,
     finalize_event_id  text,
     rollback_event_id  text,
@@ -90,6 +91,9 @@ CREATE TABLE payout (
     ),
     CONSTRAINT payout_returned_is_returned
         CHECK ((status = 'returned') = (return_event_id IS NOT NULL)),
+    CONSTRAINT payout_given_back_is_recalled CHECK (
+        (rollback_event_id IS NULL AND return_event_id IS NULL) OR recalled_at IS NOT NULL
+    ),
     CONSTRAINT payout_failed_has_time
         CHECK ((status IN ('failed', 'canceled', 'returned')) = (failed_at IS NOT NULL))
 );

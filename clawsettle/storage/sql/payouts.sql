@@ -115,7 +115,7 @@ FOR UPDATE;
 WITH stored AS (
     UPDATE payout AS p
     SET status = i.status, external_payout_id = i.external_payout_id, transfer_id = i.transfer_id,
-        reversal_id = i.reversal_id, lock_event_id = i.lock_event_id,
+        reversal_id = i.reversal_id, recalled_at = i.recalled_at, lock_event_id = i.lock_event_id,
         finalize_event_id = i.finalize_event_id, rollback_event_id = i.rollback_event_id,
         return_event_id = i.return_event_id, provider_status = i.provider_status,
         provider_source = i.provider_source, last_error_code = i.last_error_code,
