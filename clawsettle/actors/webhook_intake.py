@@ -144,7 +144,7 @@ class WebhookIntake:
             event_id=event.event_id,
             event_type=event.event_type,
             disposition=new.disposition,
-            reason=new.reason,
+            **({} if new.reason is None else {"reason": new.reason}),
         )
         standing = None
         if new.due_at is not None:

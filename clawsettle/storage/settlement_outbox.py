@@ -323,8 +323,11 @@ def _draft(delivery: Delivery, payload: str | None, heard: Heard | None = None) 
         disposition = "forwarded"
     elif delivery.quarantined or state is NewsState.QUARANTINED:
         disposition = "quarantined"
+    elif delivery.mapped is not None or state is NewsState.SUPERSEDED:
+        disposition = "superseded"
     else:
-        disposition = "ignored" if delivery.mapped is None else "superseded"
+        is_heeded = heard is not None or delivery.account is not None
+        disposition = "heeded" if is_heeded else "ignored"
     body = delivery.body.decode() if disposition == "quarantined" else None
     return _Draft(delivery.event, delivery.body_sha256, disposition, payload, body, heard)
 

@@ -1,6 +1,16 @@
 -- Payouts: the accounts they go to, where each one stands, what was done to it, and what the
 -- provider has said of it.
--- Locks: creates only; nothing existing is touched.
+-- Locks: stripe_event against everybody for an instant. The constraint is wider than the one that it
+-- replaces, so it is added NOT VALID, without a scan. All else is created only.
+
+ALTER TABLE stripe_event
+    DROP CONSTRAINT stripe_event_disposition_known,
+    ADD CONSTRAINT stripe_event_disposition_known CHECK (
+        disposition IN ('forwarded', 'ignored', 'superseded', 'quarantined', 'heeded')
+    ) NOT VALID;
+COMMENT ON COLUMN stripe_event.disposition IS
+    'what was decided at intake: forwarded = has an outbox row; the others have none, and heeded ones
+     have told something of a payout or of a connected account';
 
 CREATE TABLE connect_account (
     account_id          text        NOT NULL,

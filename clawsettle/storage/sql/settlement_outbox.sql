@@ -48,7 +48,8 @@ WITH incoming AS (
         SET event_type = excluded.event_type, livemode = excluded.livemode,
             body_sha256 = excluded.body_sha256, disposition = excluded.disposition,
             quarantined_body = NULL
-        WHERE e.disposition = 'quarantined' AND excluded.disposition IN ('forwarded', 'superseded')
+        WHERE e.disposition = 'quarantined'
+          AND excluded.disposition IN ('forwarded', 'superseded', 'heeded')
     RETURNING e.event_id
 ), queued AS (
     INSERT INTO settlement_outbox
