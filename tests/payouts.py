@@ -85,3 +85,11 @@ async def cleared(house: House) -> int:
     """Return what is in the payouts' clearing account."""
     answer = await house.ledger.get(f"/clearing/accounts/domain/{CLEARING}")
     return int(answer.json()["balances"]["available"]) if answer.status_code == 200 else 0
+
+
+async def audit_types(database: Database, payout_id: str) -> list[str]:
+    """Return the types of a payout's audit rows, in their order."""
+    rows = await database.fetch(
+        "SELECT event_type FROM payout_audit WHERE payout_id = $1 ORDER BY audit_id", payout_id
+    )
+    return [row["event_type"] for row in rows]

@@ -157,6 +157,8 @@ class PayoutKeeper:
             leased = await self._claimed.ask(payout_id)
             if leased is not None:
                 end = await self._drive(leased).wait()
+                if end.payout.status.is_end:
+                    return None
                 return end.failure or _stopped_by(end.payout)
             payout = await self._look_up(payout_id)
             if payout.status.is_end:
@@ -184,8 +186,8 @@ class PayoutKeeper:
         Raises: NotFoundError, IllegalTransition when it is too late, ConflictError when it may
         still be on its way to the provider, and as ``retry``.
         """
-        payout = await self._look_up(payout_id)
-        if payout.status in _CANCELABLE:
+        payout, is_ours = await self._look_up(payout_id), False
+        while payout.status in _CANCELABLE and not is_ours:
             end, is_ours = await self._go_on(payout, first=PayoutStep.CANCEL)
             payout = end.payout_or_raise() if is_ours else end.payout
         if payout.status in {PayoutStatus.FINALIZING_CANCELED, PayoutStatus.CANCELED}:

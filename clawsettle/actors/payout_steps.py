@@ -56,9 +56,6 @@ _APPLIED: Mapping[PayoutStep, Callable[[str], PayoutEvent]] = {
 }
 # How long a request that was never answered may still be under way.
 _QUIET = timedelta(minutes=5)
-# A refusal of the first attempt is the ledger's word on all that was ever asked. After a lost
-# answer an earlier request may still be on its way, so the refusal has to outlast it.
-_LOCK_ATTEMPTS_MIN = 3
 
 
 @frozen
@@ -109,8 +106,10 @@ class PayoutSteps:
         if isinstance(outcome, Applied):
             return StepResult(_APPLIED[step](outcome.event_id))
         error = _not_transferred(payout, order.key, outcome)
-        is_lone = payout.attempts <= 1 or payout.attempts >= _LOCK_ATTEMPTS_MIN
-        if step is PayoutStep.LOCK and is_lone and _is_no(outcome):
+        # A refusal is the ledger's word only on requests that it has: after a lost answer an
+        # earlier one may still be on its way to it, and would lock what nobody gives back.
+        is_last_word = payout.attempts <= 1 or _is_quiet(payout)
+        if step is PayoutStep.LOCK and is_last_word and _is_no(outcome):
             return StepResult(LockRefused(error.code, outcome.message), error)
         return _failed(error.code, outcome.message, error)
 
@@ -164,7 +163,7 @@ class PayoutSteps:
             found = await self._look(payout)
             if not isinstance(found.event, NotFound):
                 return found
-            if datetime.now(UTC) - payout.updated_at < _QUIET:
+            if payout.status is not PayoutStatus.UNKNOWN or not _is_quiet(payout):
                 error = ConflictError(
                     "it may still be on its way to the provider; cancel it in some minutes",
                     details={"payout_id": payout.payout_id},
@@ -220,6 +219,11 @@ def _silence(payout: Payout) -> ProviderError:
         code="STRIPE_API_ERROR",
         details={"payout_id": payout.payout_id},
     )
+
+
+def _is_quiet(payout: Payout) -> bool:
+    """Return whether no request from before a payout's status can be under way any more."""
+    return datetime.now(UTC) - payout.status_at >= _QUIET
 
 
 def _is_no(outcome: Refused | Unknown) -> bool:

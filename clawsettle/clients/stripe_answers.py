@@ -172,7 +172,7 @@ def part(answer: Json, name: str) -> Json:
 
 def _whole(answer: Json, name: str) -> int:
     value = answer.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int):
         raise Failed(Unanswered(f"Stripe's answer has no {name}"))
     return value
 

@@ -52,7 +52,7 @@ def payout_parameters(order: PayoutOrder, transfer_id: str) -> PayoutCreateParam
     ours = {**order_metadata(order), "transfer_id": transfer_id}
     theirs = {}
     for name, value in sorted((order.metadata or {}).items()):
-        if isinstance(value, str | int | float) and name not in ours:
+        if isinstance(value, str | int | float):
             said = value if isinstance(value, str) else json.dumps(value)
             if _is_taken(name, _NAME_MAX) and "[" not in name and _is_taken(said, _VALUE_MAX):
                 theirs[name] = said

@@ -67,7 +67,6 @@ _UNSENT: Row = {
     SendDeclined: S.FINALIZING_FAILED,
     SendUnanswered: S.UNKNOWN,
     NotFound: S.SENDING,
-    Withdrawn: S.FINALIZING_CANCELED,
     ProviderPending: S.SUBMITTED,
     ProviderPaid: S.FINALIZING_PAID,
     ProviderCanceled: S.FINALIZING_CANCELED,
@@ -78,7 +77,7 @@ _GIVEN_BACK = (*_SENT_ALREADY, ProviderPaid, ProviderCanceled, ProviderFailed)
 TRANSITIONS: Mapping[PayoutStatus, Row] = {
     S.INITIATED: {LockApplied: S.SENDING, LockRefused: S.FAILED, StepFailed: S.INITIATED},
     S.SENDING: {**_UNSENT, StepFailed: S.SENDING},
-    S.UNKNOWN: {**_UNSENT, StepFailed: S.UNKNOWN},
+    S.UNKNOWN: {**_UNSENT, Withdrawn: S.FINALIZING_CANCELED, StepFailed: S.UNKNOWN},
     S.SUBMITTED: {
         **_stays(S.SUBMITTED, *_SENT_ALREADY),
         ProviderPaid: S.FINALIZING_PAID,
@@ -146,7 +145,11 @@ def apply(payout: Payout, event: PayoutEvent, *, now: datetime) -> Transition:
     changed, audits = _RECORD[type(event)](payout, event, now)
     if status is not payout.status:
         changed = _enter(changed, status, now)
-        audits.append(_entered(payout, changed, event))
+        if payout.status in _SENDABLE and isinstance(event, _TELLS_OF_SENDING):
+            changed = attrs.evolve(changed, submitted_at=now)
+            audits.append(_submitted(changed))
+        if status is not S.SUBMITTED:
+            audits.append(_entered(payout, changed, event))
     if changed is payout:
         return Transition(payout, ())
     after = attrs.evolve(changed, updated_at=now)
@@ -305,12 +308,11 @@ def _cleared(payout: Payout) -> Payout:
 
 
 _TELLS_CODE = (LockRefused, SendDeclined, SendUnanswered)
+_TELLS_OF_SENDING = (SendAnswered, *NEWS.values())
 
 
 def _enter(payout: Payout, status: PayoutStatus, now: datetime) -> Payout:
     entered = attrs.evolve(payout, status=status, status_at=now, attempts=0)
-    if status is S.SUBMITTED or (status is S.FINALIZING_PAID and payout.submitted_at is None):
-        entered = attrs.evolve(entered, submitted_at=now)
     if status is S.PAID:
         return attrs.evolve(_cleared(entered), finalized_at=now)
     if status in {S.FAILED, S.CANCELED, S.RETURNED}:
@@ -320,18 +322,18 @@ def _enter(payout: Payout, status: PayoutStatus, now: datetime) -> Payout:
     return entered
 
 
+def _submitted(after: Payout) -> Audit:
+    """Return the audit row of a payout's sending, whichever status it is found to have by then."""
+    details = {
+        "external_payout_id": after.external_payout_id,
+        "connect_account_id": after.connect_account_id,
+    }
+    to_status = after.status if after.status is S.SUBMITTED else None
+    return Audit("payout.submitted", after.idempotency_key, to_status, details)
+
+
 def _entered(before: Payout, after: Payout, event: PayoutEvent) -> Audit:
     """Return the audit row of a new status, with the names and details of the contract."""
-    if after.status is S.SUBMITTED:
-        return Audit(
-            "payout.submitted",
-            after.idempotency_key,
-            after.status,
-            {
-                "external_payout_id": after.external_payout_id,
-                "connect_account_id": after.connect_account_id,
-            },
-        )
     details: dict[str, object] = {"from_status": str(before.status), "to_status": str(after.status)}
     if after.status.is_end:
         details = {"source": after.provider_source}

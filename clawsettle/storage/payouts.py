@@ -231,10 +231,13 @@ class Desk:
 
     def _about(self, told: PayoutNews) -> Payout | None:
         named = self.payouts.get(told.named_payout_id or "")
-        if named is not None:
+        if named is not None and named.external_payout_id == told.external_payout_id:
             return named
-        ids = (p for p in self.payouts.values() if p.external_payout_id == told.external_payout_id)
-        return next(ids, None)
+        # The provider's id is its own word; a name that contradicts it is found by the judge.
+        for payout in self.payouts.values():
+            if payout.external_payout_id == told.external_payout_id:
+                return payout
+        return named
 
     def _apply(self, payout: Payout, event: PayoutEvent) -> Payout:
         try:

@@ -131,7 +131,6 @@ async def looked_with(server: FaultyServer) -> object:
     [
         [transfer(amount=1199)],
         [transfer(amount="1200")],
-        [transfer(amount=True)],
         [transfer(currency="eur")],
         [transfer(destination="acct_2")],
         [transfer(metadata={"payout_id": "pout_y"})],

@@ -47,6 +47,7 @@ async def test_the_payouts_of_a_time_are_listed_account_by_account() -> None:
         later = ordered(site.account_id)
         await site.provider.send(later)
 
+        retrieved = site.called("transfers.retrieve")
         found = await listed(site, start, start + timedelta(seconds=3000))
         by_payout = {payout.payout_id: payout for payout in found}
         assert set(by_payout) == {None, *(order.payout_id for order in orders)}
@@ -64,6 +65,7 @@ async def test_the_payouts_of_a_time_are_listed_account_by_account() -> None:
         )
         assert start <= of_canceled.created_at < start + timedelta(seconds=3000)
         assert not by_payout[orders[0].payout_id].reversed
+        assert site.called("transfers.retrieve") == retrieved
         assert len(await listed(site, start, start + timedelta(hours=2))) == 5
 
 

@@ -164,7 +164,7 @@ def journal_of_one_hash() -> list[Statement]:
 async def test_a_journal_of_one_hash_gets_the_second(empty_database: str) -> None:
     async with open_database(empty_database) as database:
         await restore(database, migrations=4, rows=journal_of_one_hash())
-        assert [migration.number for migration in await apply_migrations(database)] [:1] == [5]
+        assert [migration.number for migration in await apply_migrations(database)][:1] == [5]
         assert await faults(database) == []
         book = LedgerBook(database, "USD")
         await done(book, request("k1"))

@@ -21,20 +21,21 @@ _STATEMENTS = [(file, name) for file in _FILES for name in load_queries(file)]
 _WHOLE_BOOK = {"totals"}
 # These walk an index in its order from one end, as far as their LIMIT.
 _WALKS = {
-    "list_settlements": {"ledger_settlement_newest"},
-    "list_holds": {"ledger_risk_hold_newest", "ledger_risk_hold_active"},
-    "clearing_accounts": {"ledger_account_domain_once"},
-    "journal_page": {"ledger_event_pk"},
-    "account_page": {"ledger_account_pk"},
-    "reservation_page": {"ledger_reservation_pk"},
-    "hold_page": {"ledger_risk_hold_pk"},
-    "claim_due": {"settlement_outbox_due"},
-    "backlog": {"settlement_outbox_due"},
-    "count_due": {"settlement_outbox_due"},
-    "expire": {"webhook_delivery_log_received"},
-    "payouts_created": {"payout_oldest"},
-    "stuck_payouts": {"payout_stuck"},
-    "failed_payouts": {"payout_failures"},
+    "ledger.list_settlements": {"ledger_settlement_newest"},
+    "ledger.list_holds": {"ledger_risk_hold_newest", "ledger_risk_hold_active"},
+    "ledger.clearing_accounts": {"ledger_account_domain_once"},
+    "ledger.journal_page": {"ledger_event_pk"},
+    "ledger.account_page": {"ledger_account_pk"},
+    "ledger.reservation_page": {"ledger_reservation_pk"},
+    "ledger.hold_page": {"ledger_risk_hold_pk"},
+    "payouts.claim_due": {"payout_due"},
+    "settlement_outbox.claim_due": {"settlement_outbox_due"},
+    "settlement_outbox.backlog": {"settlement_outbox_due"},
+    "settlement_outbox.count_due": {"settlement_outbox_due"},
+    "delivery_log.expire": {"webhook_delivery_log_received"},
+    "payout_lists.payouts_created": {"payout_oldest"},
+    "payout_lists.stuck_payouts": {"payout_stuck"},
+    "payout_lists.failed_payouts": {"payout_failures"},
 }
 
 
@@ -87,7 +88,7 @@ async def test_a_statement_reads_no_table_from_end_to_end(
     if name in _WHOLE_BOOK:
         assert scans
     else:
-        assert set(scans) == _WALKS.get(name, set()), "\n".join(plan)
+        assert set(scans) == _WALKS.get(f"{file}.{name}", set()), "\n".join(plan)
 
 
 async def test_a_page_of_one_account_walks_that_accounts_settlements(database_url: str) -> None:

@@ -14,11 +14,14 @@ LEFT JOIN LATERAL (
 ) AS p ON true;
 
 -- name: insert
--- Keep new payouts, leased to the caller from birth; one whose key is taken is left out.
+-- Keep new payouts, leased to the caller from birth; one whose key is taken is left out. No conflict
+-- is named: of two at once under one key the later may meet the earlier at either of its two ids.
+-- Sorted, so that two daemons with the same keys cannot deadlock.
 -- $1 payout[] whole rows
 WITH inserted AS (
     INSERT INTO payout SELECT i.* FROM unnest($1::payout[]) AS i
-    ON CONFLICT (idempotency_key) DO NOTHING
+    ORDER BY i.payout_id
+    ON CONFLICT DO NOTHING
     RETURNING payout_id
 ), audited AS (
     INSERT INTO payout_audit (payout_id, event_type, to_status, details, at)
@@ -87,7 +90,7 @@ FOR UPDATE;
 SELECT p.*, date_trunc('milliseconds', now()) AS read_at FROM payout AS p
 WHERE p.payout_id = ANY (ARRAY(
     SELECT payout_id FROM payout WHERE external_payout_id = ANY ($1::text[])
-    UNION
+    UNION ALL
     SELECT payout_id FROM payout WHERE payout_id = ANY ($2::text[])
 ))
 ORDER BY p.payout_id
@@ -100,7 +103,7 @@ SELECT * FROM payout_event AS e
 WHERE e.event_id = ANY (ARRAY(
     SELECT event_id FROM payout_event
     WHERE external_payout_id = ANY ($1::text[]) AND state = 'parked'
-    UNION
+    UNION ALL
     SELECT event_id FROM payout_event
     WHERE named_payout_id = ANY ($2::text[]) AND state = 'parked'
 ))
