@@ -22,17 +22,18 @@ _log = structlog.get_logger(__name__)
 class Batcher(Generic[Q, A]):
     """Hands up to ``batch_max`` waiting requests at a time to ``work``, which answers in order.
 
-    ``waiting_max`` bounds what waits.
+    ``waiting_max`` bounds what waits. Both count by ``size``, a request as one unless said.
     """
 
     name: str
     work: Callable[[Sequence[Q]], Awaitable[Sequence[A]]]
     batch_max: int
     waiting_max: int
+    size: Callable[[Q], int] = field(default=lambda _request: 1)
     _mailbox: Mailbox[Ask[Q, A]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._mailbox = Mailbox(self.waiting_max)
+        self._mailbox = Mailbox(self.waiting_max, size=lambda ask: self.size(ask.request))
 
     async def ask(self, request: Q) -> A:
         """Have a request worked on and return its answer.

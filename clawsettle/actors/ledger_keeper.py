@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 from attrs import define, field
 
-from clawsettle.actors.mailbox import Ask, Mailbox
+from clawsettle.actors.batcher import Batcher
 from clawsettle.domain.book import Answer, Book
 from clawsettle.domain.errors import ClawsettleError, StorageError
 from clawsettle.domain.forwarding import (
@@ -73,11 +73,11 @@ class LedgerKeeper:
     waiting_max: int
     name: str = field(default="ledger_keeper", init=False)
     _reader: LedgerReader = field(init=False)
-    _mailbox: Mailbox[Ask[Sequence[Command], Sequence[Result]]] = field(init=False)
+    _batcher: Batcher[Sequence[Command], Sequence[Result]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._reader = LedgerReader(self.book.database)
-        self._mailbox = Mailbox(self.waiting_max, size=lambda ask: len(ask.request))
+        self._batcher = Batcher(self.name, self._commit, self.batch_max, self.waiting_max, size=len)
 
     async def ask(self, command: Command) -> Answer:
         """Have one command decided and committed.
@@ -92,9 +92,7 @@ class LedgerKeeper:
 
     async def ask_all(self, commands: Sequence[Command]) -> Sequence[Result]:
         """Have commands decided in order within one commit; see ``ask`` for what is raised."""
-        ask: Ask[Sequence[Command], Sequence[Result]] = Ask(commands)
-        self._mailbox.put(ask)
-        return await ask.reply.wait()
+        return await self._batcher.ask(commands)
 
     async def ingest(self, settlements: Sequence[Forwardable]) -> Sequence[LedgerOutcome]:
         """Record settlements, as the ledger's HTTP route would; see clients.ledger.Ledger."""
@@ -132,58 +130,44 @@ class LedgerKeeper:
 
     async def run(self) -> None:
         """Work until closed and drained."""
-        while asks := await self._mailbox.take(self.batch_max):
-            try:
-                await self._commit(asks)
-            except StorageError as error:
-                _log.warning("ledger_batch_failed", asks=len(asks), error=error.message)
-                for ask in asks:
-                    ask.reply.reject(error)
-            finally:
-                lost = StorageError("the ledger's keeper ended before the outcome was known")
-                for ask in asks:
-                    ask.reply.reject(lost)
+        await self._batcher.run()
 
     def close(self) -> None:
         """Take no more requests."""
-        self._mailbox.close()
+        self._batcher.close()
 
     def statistics(self) -> dict[str, int]:
         """Return how many commands wait."""
-        return self._mailbox.statistics()
+        return self._batcher.statistics()
 
     def _outcome(self, sent: Forwardable, result: Result) -> LedgerOutcome:
         if isinstance(result, Answer):
             return read_answer(sent, _CREATED if result.created else _REPEATED, result.body)
         return _refusal(result, self.status_of)
 
-    async def _commit(self, asks: Sequence[Ask[Sequence[Command], Sequence[Result]]]) -> None:
-        """Commit a batch; when the database refuses one of it, commit each ask by itself."""
-        commands = [command for ask in asks for command in ask.request]
+    async def _commit(self, asked: Sequence[Sequence[Command]]) -> Sequence[Sequence[Result]]:
+        """Commit a batch; what is asked alone and refused by storage is committed in parts."""
+        commands = [command for one in asked for command in one]
         try:
-            results = await self.book.apply(commands, partial(decide_all, commands=commands))
+            results = await self._apply(commands)
         except StorageError as error:
-            if error.retryable or len(commands) == 1:
+            if error.retryable or len(asked) > 1:
                 raise
-            for ask in asks:
-                await self._commit_alone(ask)
-            return
-        _warn_of_undercuts(results)
-        answered = iter(results)
-        for ask in asks:
-            ask.reply.resolve([next(answered) for _ in ask.request])
+            results = [await self._apply_alone(command) for command in commands]
+        answers = iter(results)
+        return [[next(answers) for _ in one] for one in asked]
 
-    async def _commit_alone(self, ask: Ask[Sequence[Command], Sequence[Result]]) -> None:
-        results: list[Result] = []
-        for command in ask.request:
-            one = [command]
-            try:
-                results += await self.book.apply(one, partial(decide_all, commands=one))
-            except StorageError as error:
-                _log.exception("ledger_command_refused_by_storage")
-                results.append(error)
+    async def _apply_alone(self, command: Command) -> Result:
+        try:
+            return (await self._apply([command]))[0]
+        except StorageError as error:
+            _log.exception("ledger_command_refused_by_storage")
+            return error
+
+    async def _apply(self, commands: Sequence[Command]) -> list[Result]:
+        results = await self.book.apply(commands, partial(decide_all, commands=commands))
         _warn_of_undercuts(results)
-        ask.reply.resolve(results)
+        return results
 
 
 def _refusal(

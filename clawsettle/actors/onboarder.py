@@ -54,7 +54,8 @@ class Onboarder:
         its link may be stale, and word of its end may have been missed.
 
         Raises: NotFoundError with ``details.account_id`` when the ledger has no such account;
-        ProviderError LEDGER_INGEST_FAILED or STRIPE_API_ERROR; StorageUnavailable, StorageError.
+        ProviderError LEDGER_INGEST_FAILED, LEDGER_TIMEOUT or STRIPE_API_ERROR;
+        StorageUnavailable, StorageError.
         Source: payouts contract section 6; 11 (7, 26).
         """
         async with self._alone(account_id):
@@ -88,7 +89,7 @@ class Onboarder:
         except trio.TooSlowError as error:
             raise ProviderError(
                 "the ledger did not answer in time",
-                code="LEDGER_INGEST_FAILED",
+                code="LEDGER_TIMEOUT",
                 details={"account_id": account_id},
             ) from error
         if account is None:

@@ -8,8 +8,7 @@ for the one drive that is under way.
 Stops: on ``close``, when the steps under way have been stored; the rest waits for its lease.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 
 import structlog
 import tenacity
@@ -18,11 +17,11 @@ from attrs import define, field, frozen
 
 from clawsettle.actors.batcher import Batcher
 from clawsettle.actors.mailbox import Mailbox, Reply
+from clawsettle.actors.payout_orders import PayoutOrders, Taken
 from clawsettle.actors.payout_steps import PayoutSteps
 from clawsettle.domain.errors import (
     CallerError,
     ClawsettleError,
-    ConflictError,
     IllegalTransition,
     NotFoundError,
     Overloaded,
@@ -32,7 +31,7 @@ from clawsettle.domain.errors import (
 from clawsettle.domain.payout_events import LockRefused, SendDeclined
 from clawsettle.domain.payout_requests import PayoutRequest
 from clawsettle.domain.payouts import Payout, PayoutStatus, PayoutStep
-from clawsettle.storage.payouts import Change, Changed, Destination, Leased, Payouts, birth_token
+from clawsettle.storage.payouts import Change, Changed, Leased, Payouts
 
 _log = structlog.get_logger(__name__)
 _WATCH_S, _WATCH_MAX_S = 0.05, 0.5
@@ -72,15 +71,6 @@ class DriveEnd:
         return self.payout
 
 
-@frozen
-class _Known:
-    """What keeping a request made of it: a payout, leased to us when it is new, or a refusal."""
-
-    leased: Leased | None = None
-    payout: Payout | None = None
-    refusal: ClawsettleError | None = None
-
-
 Drive = Reply[DriveEnd]
 
 
@@ -109,14 +99,15 @@ class PayoutKeeper:
     lease_lost_count: int = field(default=0, init=False)
     _drives: dict[str, Drive] = field(factory=dict, init=False)
     _waiting: Mailbox[_Work] = field(init=False)
-    _created: Batcher[PayoutRequest, _Known] = field(init=False)
+    _created: Batcher[PayoutRequest, Taken] = field(init=False)
     _claimed: Batcher[str, Leased | None] = field(init=False)
     _changed: Batcher[Change, Changed] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._waiting = Mailbox(self.capacity)
         batch_max, capacity = self.batch_max, self.capacity
-        self._created = Batcher("payouts_created", self._keep, batch_max, capacity)
+        orders = PayoutOrders(self.payouts, self.clearing_domain)
+        self._created = Batcher("payouts_created", orders.take, batch_max, capacity)
         self._claimed = Batcher("payouts_claimed", self._claim, batch_max, capacity)
         self._changed = Batcher("payouts_changed", self.payouts.apply, batch_max, capacity)
 
@@ -132,16 +123,15 @@ class PayoutKeeper:
         ClawsettleError PAYOUT_DESTINATION_NOT_CONFIGURED, ProviderError, Overloaded,
         StorageUnavailable or StorageError. Asking again under the key is always safe.
         """
-        known = await self._created.ask(request)
-        if known.refusal is not None:
-            raise known.refusal
-        if known.leased is not None:
-            end = await self._drive(known.leased).wait()
+        taken = await self._created.ask(request)
+        if isinstance(taken, ClawsettleError):
+            raise taken
+        if isinstance(taken, Leased):
+            end = await self._drive(taken).wait()
             return Creation(end.payout_or_raise(), deduped=False)
-        assert known.payout is not None  # noqa: S101 - one of the three is there
-        if known.payout.status.wire is not PayoutStatus.INITIATED:
-            return Creation(known.payout, deduped=True)
-        end, is_ours = await self._go_on(known.payout)
+        if taken.status.wire is not PayoutStatus.INITIATED:
+            return Creation(taken, deduped=True)
+        end, is_ours = await self._go_on(taken)
         return Creation(end.payout_or_raise(), deduped=not is_ours)
 
     async def settle(self, payout_id: str) -> ClawsettleError | None:
@@ -248,67 +238,6 @@ class PayoutKeeper:
             raise NotFoundError("no such payout", details={"payout_id": payout_id})
         return found[payout_id]
 
-    async def _keep(self, requests: Sequence[PayoutRequest]) -> Sequence[_Known]:
-        """Keep what is new of a batch of requests; of several under one key the first counts."""
-        begun = trio.current_time()
-        asked = [(request.account_id, request.idempotency_key) for request in requests]
-        found = await self.payouts.destinations(asked)
-        fresh: dict[str, Payout] = {}
-        for request, destination in zip(requests, found, strict=True):
-            if destination.known is None and destination.active:
-                fresh.setdefault(request.payout_id, self._born(request, destination))
-        taken = await self._insert(fresh) if fresh else {}
-        ends = begun + self.payouts.schedule.lease_s
-        answers = []
-        for request, destination in zip(requests, found, strict=True):
-            payout = destination.known or taken.get(request.payout_id)
-            born = fresh.get(request.payout_id) if payout is None else None
-            if born is not None:
-                taken[request.payout_id] = born
-                answers.append(_Known(leased=Leased(born, ends)))
-            else:
-                answers.append(_known(request, destination, payout))
-        return answers
-
-    async def _insert(self, fresh: Mapping[str, Payout]) -> dict[str, Payout]:
-        """Keep new payouts; return those whose keys somebody else has taken meanwhile."""
-        kept = await self.payouts.insert(list(fresh.values()))
-        if len(kept) == len(fresh):
-            return {}
-        there = await self.payouts.by_ids(fresh.keys() - kept)
-        # One with our own token was kept by a try whose answer was lost.
-        return {
-            payout_id: payout
-            for payout_id, payout in there.items()
-            if payout.lease_token != fresh[payout_id].lease_token
-        }
-
-    def _born(self, request: PayoutRequest, destination: Destination) -> Payout:
-        assert destination.account_did is not None  # noqa: S101 - the destination is active
-        assert destination.connect_account_id is not None  # noqa: S101 - as before
-        now = destination.read_at
-        return Payout(
-            payout_id=request.payout_id,
-            idempotency_key=request.idempotency_key,
-            request_hash=request.request_hash(destination.connect_account_id),
-            provider="stripe",
-            account_id=request.account_id,
-            account_did=destination.account_did,
-            connect_account_id=destination.connect_account_id,
-            clearing_domain=self.clearing_domain,
-            amount_minor=request.amount_minor,
-            currency=request.currency,
-            metadata=request.metadata,
-            status=PayoutStatus.INITIATED,
-            keyed_at=now,
-            created_at=now,
-            updated_at=now,
-            status_at=now,
-            attempts=1,
-            due_at=now + timedelta(seconds=self.payouts.schedule.lease_s),
-            lease_token=birth_token(),
-        )
-
     async def _claim(self, payout_ids: Sequence[str]) -> Sequence[Leased | None]:
         claimed = await self.payouts.claim(sorted(set(payout_ids)), force=True)
         leased = {one.payout.payout_id: one for one in claimed}
@@ -396,32 +325,6 @@ class PayoutKeeper:
             payout = changed.payout
             step = payout.next_step() if payout.lease_token is not None else None
         return DriveEnd(payout, refusal or failure)
-
-
-def _known(request: PayoutRequest, destination: Destination, payout: Payout | None) -> _Known:
-    """Return the payout under a request's key, if it is what is asked for now."""
-    if payout is None:
-        details = {"account_id": request.account_id}
-        if destination.connect_account_id is not None:
-            details["onboarding_status"] = "pending"
-        return _Known(
-            refusal=ClawsettleError(
-                "the account cannot be paid out to yet",
-                code="PAYOUT_DESTINATION_NOT_CONFIGURED",
-                details=details,
-            )
-        )
-    if payout.request_hash == request.request_hash(payout.connect_account_id):
-        return _Known(payout=payout)
-    # Keys are everybody's: who does not own the payout is not told its id.
-    is_owner = payout.account_id == request.account_id
-    return _Known(
-        refusal=ConflictError(
-            "the idempotency key was used for another payout",
-            code="IDEMPOTENCY_KEY_REUSED",
-            details={"payout_id": payout.payout_id} if is_owner else {},
-        )
-    )
 
 
 def _stopped_by(payout: Payout) -> ClawsettleError | None:

@@ -55,7 +55,7 @@ _APPLIED: Mapping[PayoutStep, Callable[[str], PayoutEvent]] = {
     PayoutStep.RETURN: Returned,
 }
 # How long a request that was never answered may still be under way.
-_QUIET = timedelta(minutes=5)
+_QUIET = timedelta(minutes=2)
 
 
 @frozen
@@ -183,14 +183,12 @@ class PayoutSteps:
         return self._unanswered(PayoutStep.CANCEL, payout, outcome)
 
     def _unanswered(self, step: PayoutStep, payout: Payout, outcome: Unanswered) -> StepResult:
-        error = _silence(payout)
         if step in STAGES:
-            error = ProviderError(
-                "the ledger did not answer",
-                code="LEDGER_INGEST_FAILED",
-                details={"idempotency_key": transfer_of(payout, step).key},
-            )
-        elif payout.status in {PayoutStatus.SENDING, PayoutStatus.UNKNOWN}:
+            silence = Unknown(outcome.message, timed_out=True)
+            error = _not_transferred(payout, transfer_of(payout, step).key, silence)
+            return _failed(error.code, outcome.message, error)
+        error = _silence(payout)
+        if payout.status in {PayoutStatus.SENDING, PayoutStatus.UNKNOWN}:
             return StepResult(SendUnanswered(outcome), error)
         return _failed(error.code, outcome.message, error)
 
@@ -246,6 +244,9 @@ def _not_transferred(payout: Payout, key: str, outcome: Refused | Unknown) -> Cl
         details["ledger_status"] = outcome.ledger_status
     if isinstance(outcome, Refused) and outcome.code is not None:
         details["ledger_code"] = outcome.code
+    is_late = isinstance(outcome, Unknown) and outcome.timed_out
     return ProviderError(
-        "the ledger has not applied the transfer", code="LEDGER_INGEST_FAILED", details=details
+        "the ledger has not applied the transfer",
+        code="LEDGER_TIMEOUT" if is_late else "LEDGER_INGEST_FAILED",
+        details=details,
     )

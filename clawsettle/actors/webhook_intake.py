@@ -7,14 +7,13 @@ while its own request is still being answered.
 Stops: on ``close``, when every delivery it took has its receipt.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 from attrs import define, field, frozen
 
-from clawsettle.actors.mailbox import Ask, Mailbox
+from clawsettle.actors.batcher import Batcher
 from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
-from clawsettle.domain.errors import StorageError
 from clawsettle.domain.forwarding import ForwardingState, Standing
 from clawsettle.storage.settlement_outbox import (
     Delivery,
@@ -44,9 +43,6 @@ class Receipt:
     pending: bool
 
 
-_Ask = Ask[Delivery, Receipt]
-
-
 @define(eq=False)
 class WebhookIntake:
     """See the module. ``batch_max`` bounds one commit, ``waiting_max`` the deliveries that wait.
@@ -64,10 +60,10 @@ class WebhookIntake:
     when_news: Callable[[], None] = field(default=lambda: None)
     name: str = field(default="webhook_intake", init=False)
     mismatch_count: int = field(default=0, init=False)
-    _mailbox: Mailbox[_Ask] = field(init=False)
+    _batcher: Batcher[Delivery, Receipt] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._mailbox = Mailbox(self.waiting_max)
+        self._batcher = Batcher(self.name, self._record, self.batch_max, self.waiting_max)
 
     async def receive(self, delivery: Delivery) -> Receipt:
         """Record a delivery and return its receipt after the commit.
@@ -75,9 +71,7 @@ class WebhookIntake:
         Raises: Overloaded when too many wait, StorageUnavailable or StorageError when it may not
         have been recorded; delivering it again is safe.
         """
-        ask: _Ask = Ask(delivery)
-        self._mailbox.put(ask)
-        return await ask.reply.wait()
+        return await self._batcher.ask(delivery)
 
     async def known(self, event_id: str) -> KnownEvent | None:
         """Return what is recorded of an event, without waiting for anything else."""
@@ -85,43 +79,24 @@ class WebhookIntake:
 
     async def run(self) -> None:
         """Work until closed and drained."""
-        while asks := await self._mailbox.take(self.batch_max):
-            try:
-                await self._record_each_or_all(asks)
-            finally:
-                lost = StorageError("the intake ended before the outcome was known")
-                for ask in asks:
-                    ask.reply.reject(lost)
+        await self._batcher.run()
 
     def close(self) -> None:
         """Take no more deliveries."""
-        self._mailbox.close()
+        self._batcher.close()
 
     def statistics(self) -> dict[str, int]:
         """Return how many deliveries wait, and how many replays had another body."""
-        return {**self._mailbox.statistics(), "mismatch_count": self.mismatch_count}
+        return {**self._batcher.statistics(), "mismatch_count": self.mismatch_count}
 
-    async def _record_each_or_all(self, asks: Sequence[_Ask]) -> None:
-        """Record a batch; what storage refuses of it fails alone."""
-        try:
-            await self._record(asks)
-        except StorageError as error:
-            if not error.retryable and len(asks) > 1:
-                for ask in asks:
-                    await self._record_each_or_all([ask])
-                return
-            _log.warning("deliveries_not_recorded", deliveries=len(asks), error=error.message)
-            for ask in asks:
-                ask.reply.reject(error)
-
-    async def _record(self, asks: Sequence[_Ask]) -> None:
+    async def _record(self, deliveries: Sequence[Delivery]) -> Sequence[Receipt]:
         """Record a batch; several deliveries of one event are one record and many receipts."""
-        same: dict[str, list[_Ask]] = {}
-        for ask in asks:
-            same.setdefault(ask.request.event.event_id, []).append(ask)
+        same: dict[str, list[Delivery]] = {}
+        for delivery in deliveries:
+            same.setdefault(delivery.event.event_id, []).append(delivery)
         with self.forwarder.reserve(len(same)) as seats:
             recorded = await self.outbox.record(
-                [first.request for first, *_ in same.values()], leased_max=seats.count
+                [first for first, *_ in same.values()], leased_max=seats.count
             )
             new_rows = {new.event_id: new.row for new in recorded}
             # In the order of arrival: a payment before its refund.
@@ -129,15 +104,22 @@ class WebhookIntake:
             attempts = seats.take(leased)
         if any(new.row is None and new.due_at is not None for new in recorded):
             self.forwarder.when_roomy()
-        if any(new.row is None and same[new.event_id][0].request.news for new in recorded):
+        if any(new.row is None and same[new.event_id][0].news for new in recorded):
             self.when_news()
-        for new in recorded:
-            self._answer_new(same.pop(new.event_id), new, attempts.get(new.event_id))
-        if same:
-            await self._answer_known(same)
+        receipts = {
+            new.event_id: self._receipts_of_new(same[new.event_id], new, attempts.get(new.event_id))
+            for new in recorded
+        }
+        known = {event_id: each for event_id, each in same.items() if event_id not in receipts}
+        if known:
+            receipts |= await self._receipts_of_known(known)
+        return [next(receipts[delivery.event.event_id]) for delivery in deliveries]
 
-    def _answer_new(self, asks: Sequence[_Ask], new: Recorded, attempt: Attempt | None) -> None:
-        event = asks[0].request.event
+    def _receipts_of_new(
+        self, deliveries: Sequence[Delivery], new: Recorded, attempt: Attempt | None
+    ) -> Iterator[Receipt]:
+        """Return a receipt for each delivery of an event that was recorded just now, in order."""
+        event = deliveries[0].event
         level = _log.warning if new.disposition == "quarantined" else _log.info
         level(
             "event_recorded",
@@ -149,15 +131,19 @@ class WebhookIntake:
         standing = None
         if new.due_at is not None:
             standing = Standing(ForwardingState.PENDING, new.due_at)
-        for position, ask in enumerate(asks):
-            self._flag_mismatch(ask, asks[0].request.body_sha256)
-            receipt = Receipt(
-                event.event_type, position > 0, standing, attempt, standing is not None
-            )
-            ask.reply.resolve(receipt)
+        for delivery in deliveries:
+            self._flag_mismatch(delivery, deliveries[0].body_sha256)
+        return iter(
+            [
+                Receipt(event.event_type, place > 0, standing, attempt, standing is not None)
+                for place in range(len(deliveries))
+            ]
+        )
 
-    async def _answer_known(self, same: Mapping[str, Sequence[_Ask]]) -> None:
-        """Answer deliveries of events recorded before; rows that are due are attempted again."""
+    async def _receipts_of_known(
+        self, same: Mapping[str, Sequence[Delivery]]
+    ) -> dict[str, Iterator[Receipt]]:
+        """Return receipts for events recorded before; rows that are due are attempted again."""
         known = await self.outbox.look(same)
         due = [event.event_id for event in known.values() if event.due]
         claimed: dict[str, LeasedRow] = {}
@@ -167,17 +153,25 @@ class WebhookIntake:
                 rows = await self.outbox.claim(due[: seats.count])
                 claimed = {row.event_id: row for row in rows}
                 attempts = seats.take(rows)
-        for event_id, asks in same.items():
+        receipts: dict[str, Iterator[Receipt]] = {}
+        for event_id, deliveries in same.items():
             event = known[event_id]
             attempt = attempts.get(event_id) or self.forwarder.attempt_of(event_id)
-            standing = event.standing
-            if event_id in claimed:
-                standing = Standing(claimed[event_id].state, claimed[event_id].due_at)
-            for position, ask in enumerate(asks):
-                self._flag_mismatch(ask, event.body_sha256)
-                starts = position == 0 and event_id in claimed and self._counts_anew(event)
-                pending = event.leased or event.due or event_id in claimed
-                ask.reply.resolve(Receipt(event.event_type, not starts, standing, attempt, pending))
+            row = claimed.get(event_id)
+            standing = event.standing if row is None else Standing(row.state, row.due_at)
+            counts_anew = row is not None and self._counts_anew(event)
+            pending = event.leased or event.due or row is not None
+            for delivery in deliveries:
+                self._flag_mismatch(delivery, event.body_sha256)
+            receipts[event_id] = iter(
+                [
+                    Receipt(
+                        event.event_type, place > 0 or not counts_anew, standing, attempt, pending
+                    )
+                    for place in range(len(deliveries))
+                ]
+            )
+        return receipts
 
     def _counts_anew(self, event: KnownEvent) -> bool:
         """Return whether no delivery of this event has been told yet that it counted.
@@ -187,7 +181,7 @@ class WebhookIntake:
         failed = event.standing is not None and event.standing.state is ForwardingState.FAILED
         return failed and not event.requeued and self.failures_are_answered
 
-    def _flag_mismatch(self, ask: _Ask, body_sha256: bytes) -> None:
-        if ask.request.body_sha256 != body_sha256:
+    def _flag_mismatch(self, delivery: Delivery, body_sha256: bytes) -> None:
+        if delivery.body_sha256 != body_sha256:
             self.mismatch_count += 1
-            _log.warning("event_body_differs", event_id=ask.request.event.event_id)
+            _log.warning("event_body_differs", event_id=delivery.event.event_id)

@@ -35,14 +35,16 @@ _PORTS = {"http": 80, "https": 443}
 class NoAnswer(ProviderError):
     """No whole answer came, so it is unknown whether the request had an effect.
 
-    ``status`` is the HTTP status when at least the answer's head came.
+    ``status`` is the HTTP status when at least the answer's head came, ``timed_out`` says that time
+    ran out.
     """
 
     retryable = True
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, *, timed_out: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.timed_out = timed_out
 
 
 @frozen
@@ -117,7 +119,7 @@ class HttpTransport:
                 async with self._slots:
                     return await self._carry(exchange, request, body)
         except trio.TooSlowError:
-            raise NoAnswer("not in time", exchange.status) from None
+            raise NoAnswer("not in time", exchange.status, timed_out=True) from None
         except (h11.ProtocolError, trio.BrokenResourceError) as error:
             raise NoAnswer(_reason(error), exchange.status) from error
 
@@ -157,7 +159,7 @@ class HttpTransport:
                     stream.socket.close()
                     raise
         except trio.TooSlowError:
-            raise NoAnswer("no connection in time") from None
+            raise NoAnswer("no connection in time", timed_out=True) from None
         except (OSError, trio.BrokenResourceError) as error:
             raise NoAnswer(f"no connection: {_reason(error)}") from error
 

@@ -209,7 +209,8 @@ def _json(body: bytes) -> object:
 
 
 def _unanswered(error: NoAnswer) -> Unknown:
-    return Unknown(f"no answer from the ledger: {error.message}", error.status)
+    message = f"no answer from the ledger: {error.message}"
+    return Unknown(message, error.status, timed_out=error.timed_out)
 
 
 def _wire_payload(settlement: Forwardable) -> dict[str, object]:

@@ -4,7 +4,7 @@ Nothing is retried here: who asks decides when to ask again. Every effect carrie
 idempotency key, and every object the provider makes carries ``metadata.payout_id``.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Protocol
 
@@ -72,7 +72,7 @@ class PayoutProvider(Protocol):
 
     def payouts_between(
         self, start: datetime, end: datetime, *, connect_account_ids: frozenset[str]
-    ) -> AsyncIterator[ProviderPayout] | None:
+    ) -> AsyncGenerator[ProviderPayout, None] | None:
         """List the payouts made in [start, end) for these accounts; None where none are kept.
 
         Raises: ProviderError while iterating.

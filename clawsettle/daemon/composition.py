@@ -19,6 +19,7 @@ from quart_trio import QuartTrio
 from clawsettle import __version__
 from clawsettle.actors.delivery_recorder import DeliveryRecorder
 from clawsettle.actors.ledger_keeper import LedgerKeeper
+from clawsettle.actors.payout_comparer import PayoutComparer
 from clawsettle.actors.settlement_forwarder import SettlementForwarder
 from clawsettle.actors.settlement_rescuer import SettlementRescuer
 from clawsettle.actors.supervisor import Actor, Supervised
@@ -37,6 +38,7 @@ from clawsettle.http.ledger_schemas import SCHEMAS
 from clawsettle.http.openapi import openapi_document
 from clawsettle.http.patience import Patience
 from clawsettle.http.payout_api import payout_routes
+from clawsettle.http.payout_reports import PayoutReportRoutes
 from clawsettle.http.routing import Route
 from clawsettle.http.server import serve_http
 from clawsettle.http.status import Readiness, StatusRoutes
@@ -48,6 +50,8 @@ from clawsettle.storage.delivery_log import DeliveryLog
 from clawsettle.storage.ledger_book import LedgerBook
 from clawsettle.storage.ledger_reader import LedgerReader
 from clawsettle.storage.migrate import apply_migrations, check_server
+from clawsettle.storage.payout_comparison import PayoutPast
+from clawsettle.storage.payout_reports import PayoutReports
 from clawsettle.storage.settlement_outbox import SettlementOutbox
 
 _log = structlog.get_logger(__name__)
@@ -149,6 +153,13 @@ def assemble(settings: Settings, database: Database) -> Parts:
                     payouts.keeper if payouts else None,
                     payouts.onboarder if payouts else None,
                 ),
+                *PayoutReportRoutes(
+                    PayoutReports(database),
+                    PayoutComparer(
+                        PayoutPast(database), ledger, payouts.provider if payouts else None
+                    ),
+                    settings.admin,
+                ).routes(),
             ],
             readiness,
         ),

@@ -91,10 +91,14 @@ class Refused:
 
 @frozen
 class Unknown:
-    """No usable answer: the ledger may or may not have it. Repeat under the same key."""
+    """No usable answer: the ledger may or may not have it. Repeat under the same key.
+
+    ``timed_out`` says that there was none in time.
+    """
 
     message: str
     ledger_status: int | None = None
+    timed_out: bool = False
 
 
 @frozen

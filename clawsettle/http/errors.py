@@ -58,6 +58,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         "INTERNAL_ERROR": 500,
         "PROVIDER_ERROR": 502,
         "LEDGER_INGEST_FAILED": 502,
+        "LEDGER_TIMEOUT": 504,
         "STRIPE_API_ERROR": 502,
         "STRIPE_TRANSFER_FAILED": 502,
         "DEPENDENCY_NOT_CONFIGURED": 503,

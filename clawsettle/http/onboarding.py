@@ -59,6 +59,7 @@ class OnboardingRoute:
                 "INVALID_REQUEST",
                 "NOT_FOUND",
                 "LEDGER_INGEST_FAILED",
+                "LEDGER_TIMEOUT",
                 "STRIPE_API_ERROR",
             ),
         )

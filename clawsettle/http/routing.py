@@ -9,7 +9,7 @@ Source: webhook-forwarding contract section 1, ledger-api contract section 1.
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final, Literal, Self
+from typing import BinaryIO, Final, Literal, Self
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -17,6 +17,7 @@ import orjson
 
 JSON_TYPE: Final = "application/json"
 HTML_TYPE: Final = "text/html; charset=utf-8"
+CSV_TYPE: Final = "text/csv; charset=utf-8"
 
 _MALFORMED_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PARAMETER: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -54,7 +55,8 @@ class Reply:
     """One answer; the headers that belong to the port are added when it is sent.
 
     ``content_type`` of None means the port's JSON content type. ``headers`` are extra ones, with
-    lower-case names.
+    lower-case names. What does not fit into memory is in ``file``: after ``body`` it is sent from
+    where it stands, ``file_bytes`` of it, and it is closed afterwards, sent or not.
 
     Source: new.
     """
@@ -63,6 +65,8 @@ class Reply:
     body: bytes
     content_type: str | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    file: BinaryIO | None = None
+    file_bytes: int = 0
 
     @classmethod
     def json(

@@ -12,7 +12,15 @@ Source: webhook-forwarding contract section 1, ledger-api contract section 1.
 
 import inspect
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
+from contextlib import ExitStack, aclosing
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
@@ -32,6 +40,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PIECE_BYTES: Final = 256 * 1024
+"""How much of a reply's file is read at once."""
 
 _CARRIED: Final = "clawsettle.carried"  # where Quart's request finds ours
 _log = structlog.stdlib.get_logger(__name__)
@@ -79,7 +90,8 @@ def build_app(routes: Iterable[Route], *, surface: Surface) -> QuartTrio:
 
     async def answer() -> quart.Response:
         reply = await dispatcher.answer(cast("Scope", quart.request.scope)[_CARRIED])
-        return quart.Response(reply.body, status=reply.status, headers=_headers(reply, surface))
+        body = reply.body if reply.file is None else _pieces(reply)
+        return quart.Response(body, status=reply.status, headers=_headers(reply, surface))
 
     # A before-request function that answers is the last word: Quart's routing is skipped.
     app.before_request(answer)
@@ -91,11 +103,15 @@ def build_app(routes: Iterable[Route], *, surface: Surface) -> QuartTrio:
 
 @attrs.frozen
 class _Carried:
-    """One request on its way to its handler: its head, its route, and where its body comes from."""
+    """One request on its way to its handler: its head, its route, and where its body comes from.
+
+    ``files`` closes what its reply is sent from.
+    """
 
     request: Request
     match: Match | None
     receive: Receive
+    files: ExitStack
 
 
 @attrs.frozen
@@ -105,18 +121,21 @@ class _Dispatcher:
     surface: Surface
     routes: RouteTable
 
-    def carry(self, scope: Scope, receive: Receive) -> _Carried:
+    def carry(self, scope: Scope, receive: Receive, files: ExitStack) -> _Carried:
         request = _request(scope)
-        return _Carried(request, self.routes.find(request.method, request.path), receive)
+        return _Carried(request, self.routes.find(request.method, request.path), receive, files)
 
     async def answer(self, carried: _Carried) -> Reply:
         request, match = carried.request, carried.match
         # A request has its task, and a task its context: there is nothing to take back.
         structlog.contextvars.bind_contextvars(correlation_id=request.request_id)
         try:
-            return await self._handle(request, match, carried.receive)
+            reply = await self._handle(request, match, carried.receive)
         except Exception as error:  # noqa: BLE001 - the boundary: all become an envelope
             return _error_reply(error, request, match.route.statuses if match else None)
+        if reply.file is not None:
+            carried.files.callback(reply.file.close)
+        return reply
 
     async def _handle(self, request: Request, match: Match | None, receive: Receive) -> Reply:
         if self.surface.guard is not None and not (match and match.route.public):
@@ -175,12 +194,12 @@ class _Frame:
         else:
             self._under_way_count += 1
             try:
-                await self._answer(scope, receive, send)
+                with ExitStack() as files:
+                    await self._answer(self._dispatcher.carry(scope, receive, files), scope, send)
             finally:
                 self._under_way_count -= 1
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        carried = self._dispatcher.carry(scope, receive)
+    async def _answer(self, carried: _Carried, scope: Scope, send: Send) -> None:
         if carried.match is not None and carried.match.route.direct:
             await self._send(await self._dispatcher.answer(carried), send)
             return
@@ -203,9 +222,22 @@ class _Frame:
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in _headers(reply, self._surface).items()
         ]
-        headers.append((b"content-length", b"%d" % len(reply.body)))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+        body = reply.body
+        if reply.file is not None:
+            async with aclosing(_pieces(reply)) as pieces:
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            body = b""
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _pieces(reply: Reply) -> AsyncGenerator[bytes, None]:
+    """Yield a reply's body and then its file, so that not more than a piece is in memory."""
+    assert reply.file is not None  # noqa: S101 - only such replies are sent in pieces
+    yield reply.body
+    while piece := await trio.to_thread.run_sync(reply.file.read, PIECE_BYTES):
+        yield piece
 
 
 def _no_body() -> Receive:
@@ -243,8 +275,12 @@ def _error_reply(error: Exception, request: Request, statuses: Mapping[str, int]
 
 
 def _headers(reply: Reply, surface: Surface) -> dict[str, str]:
-    content_type = reply.content_type or surface.json_type
-    return {**reply.headers, "content-type": content_type, **surface.headers}
+    return {
+        **reply.headers,
+        "content-type": reply.content_type or surface.json_type,
+        "content-length": str(len(reply.body) + reply.file_bytes),
+        **surface.headers,
+    }
 
 
 def _request(scope: Scope) -> Request:

@@ -45,8 +45,8 @@ class CallQuirk:
     delay_s: float = 0
 
     def __attrs_post_init__(self) -> None:
-        told = Effect.NONE if self.ending is Ending.ANSWER else Effect.BEGUN
-        if self.error is None and self.effect in {told, Effect.BEGUN}:
+        unheard = self.effect is Effect.NONE and self.ending is not Ending.ANSWER
+        if self.error is None and self.effect is not Effect.DONE and not unheard:
             raise ValueError("without an effect or an error there is nothing to answer")
 
 

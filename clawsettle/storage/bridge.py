@@ -69,6 +69,27 @@ class Transaction:
         """Run a text of many statements, without parameters."""
         await self._connection.execute(sql)
 
+    async def stream(
+        self, sql: str, *args: object, page: int, visit: Callable[[Sequence[Row]], None]
+    ) -> None:
+        """Run one statement and show ``visit`` its rows in order, ``page`` of them at a time.
+
+        Memory is bounded by two pages: while one is shown, in a thread of its own, the next is
+        fetched. Raises: what ``visit`` raises, but for an OSError, which would be taken for the
+        connection's.
+        """
+        cursor = await self._connection.cursor(sql, *args)
+        rows: Sequence[Row] = await cursor.fetch(page)
+        while rows:
+            # Both are waited for, whatever happens: the connection must be free for what follows.
+            results: Sequence[Any] = await asyncio.gather(
+                asyncio.to_thread(visit, rows), cursor.fetch(page), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            rows = results[1]
+
 
 class Database:
     """A pool of connections to one PostgreSQL database.

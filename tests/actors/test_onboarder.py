@@ -171,7 +171,7 @@ async def test_a_ledger_that_does_not_answer_is_given_up_in_time(database_url: s
             with pytest.raises(ProviderError) as failure:
                 await one.onboarder(timeout_s=0.05).onboard(one.account_id, None, None)
             silent.close()
-        assert failure.value.code == "LEDGER_INGEST_FAILED"
+        assert failure.value.code == "LEDGER_TIMEOUT"
         assert failure.value.details == {"account_id": one.account_id}
 
 

@@ -211,7 +211,9 @@ async def test_a_ledger_that_is_not_there_is_unknown() -> None:
 
 
 async def test_a_ledger_that_answers_too_slowly_is_unknown() -> None:
-    assert await sent_to(hang, timeout_s=0.2) == Unknown("no answer from the ledger: not in time")
+    assert await sent_to(hang, timeout_s=0.2) == Unknown(
+        "no answer from the ledger: not in time", timed_out=True
+    )
 
 
 async def test_a_caller_that_gives_up_hangs_up_and_can_call_again() -> None:

@@ -110,7 +110,7 @@ async def test_a_request_that_arrives_after_its_repetition_changes_nothing(
     released = trio.Event()
     late = faults.held_until(released)
     async with far_ledger(database_url, late, timeout_s=0.5) as far:
-        assert await far.ledger.ingest([sent()]) == [Unknown(_LATE)]
+        assert await far.ledger.ingest([sent()]) == [Unknown(_LATE, timed_out=True)]
         (outcome,) = await far.ledger.ingest([sent()])
         assert isinstance(outcome, Accepted)
         assert outcome.ledger_status == 201

@@ -94,7 +94,7 @@ async def test_a_transfer_that_arrives_after_it_was_looked_for_moves_the_money_o
     async with funded(database_url, timeout_s=0.5) as far:
         far.proxy.react(faults.held_until(released))
         delivered_count = far.proxy.delivered_count
-        assert await far.ledger.transfer(order()) == Unknown(_LATE)
+        assert await far.ledger.transfer(order()) == Unknown(_LATE, timed_out=True)
         assert await far.ledger.transferred(order()) is None
         repeated = await far.ledger.transfer(order())
         released.set()
@@ -240,3 +240,14 @@ async def test_many_events_are_asked_for_a_few_at_a_time() -> None:
             found = await ledger.events_by_key(keys)
     assert {key: event.event_id for key, event in found.items()} == {k: f"evt_{k}" for k in keys}
     assert most == 2
+
+
+async def test_the_first_event_that_is_not_told_ends_the_whole_question() -> None:
+    async with (
+        faulty(None, [faults.hang, faults.answering(500, b"{}")]) as server,
+        ledger_at(server.base_url, connections_max=8, timeout_s=60) as ledger,
+    ):
+        with trio.fail_after(5), pytest.raises(LedgerError) as untold:
+            await ledger.events_by_key([f"k{number}" for number in range(20)])
+        assert untold.value.details["ledger_status"] == 500
+        assert len(server.requests) == 2

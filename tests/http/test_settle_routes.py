@@ -23,6 +23,16 @@ ROUTES = {
     ("GET", "/v1/dead-letters/{id}"),
     ("POST", "/v1/dead-letters/{id}/requeue"),
     ("POST", "/v1/dead-letters/{id}/discard"),
+    ("POST", "/v1/payouts/connect/onboard"),
+    ("POST", "/v1/payouts"),
+    ("GET", "/v1/payouts"),
+    ("GET", "/v1/payouts/{id}"),
+    ("GET", "/v1/payouts/{id}/audit"),
+    ("POST", "/v1/payouts/{id}/retry"),
+    ("POST", "/v1/payouts/{id}/cancel"),
+    ("GET", "/v1/payouts/ops/stuck"),
+    ("GET", "/v1/payouts/ops/failed"),
+    ("GET", "/v1/payouts/ops/events"),
 }
 QUIET = settings(forwarding={"poll_s": 3600.0})
 _ADD_DUE_ROWS = """

@@ -41,6 +41,53 @@ async def test_a_cancelled_transaction_is_rolled_back(database_url: str) -> None
         assert await database.fetch("SELECT * FROM charge_refund") == []
 
 
+async def test_a_stream_shows_every_row_once_and_in_order(database_url: str) -> None:
+    pages: list[list[int]] = []
+
+    async def work(transaction: Transaction) -> None:
+        sql = "SELECT i FROM generate_series(1, $1::integer) AS i"
+        await transaction.stream(
+            sql, 25, page=10, visit=lambda rows: pages.append([row["i"] for row in rows])
+        )
+
+    async with open_database(database_url) as database:
+        await database.transaction(work)
+    assert [len(page) for page in pages] == [10, 10, 5]
+    assert [number for page in pages for number in page] == list(range(1, 26))
+
+
+async def test_what_looks_at_a_stream_may_refuse_it(database_url: str) -> None:
+    def refuse(_rows: object) -> None:
+        raise StorageError("no more")
+
+    async def work(transaction: Transaction) -> None:
+        sql = "SELECT i FROM generate_series(1, 25) AS i"
+        await transaction.stream(sql, page=10, visit=refuse)
+
+    async with open_database(database_url, pool_max=1) as database:
+        with pytest.raises(StorageError, match="no more"):
+            await database.transaction(work)
+        assert await database.fetch("SELECT 1 AS one")
+
+
+async def test_a_cancelled_stream_ends_on_the_server_and_the_pool_is_whole(
+    database_url: str,
+) -> None:
+    shown: list[object] = []
+
+    async def work(transaction: Transaction) -> None:
+        sql = "SELECT pg_sleep(30) AS nap, i FROM generate_series(1, 25) AS i"
+        await transaction.stream(sql, page=10, visit=shown.extend)
+
+    async with open_database(database_url, pool_max=1) as database:
+        with trio.move_on_after(0.2) as scope:
+            await database.transaction(work)
+        assert scope.cancelled_caught
+        with trio.fail_after(5):
+            while await _naps(database):  # noqa: ASYNC110 - the server tells nobody
+                await trio.sleep(0.01)
+
+
 async def test_work_runs_again_when_its_connection_is_cut(database_url: str) -> None:
     async with open_database(database_url) as database:
         tries = 0

@@ -9,11 +9,13 @@ from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.payout_rows import payout_row
 from clawsettle.storage.queries import load_queries
 from tests.conftest import Postgres
+from tests.domain.payout_cases import payout
+from tests.payouts import Payee, onboard
 from tests.storage.deliveries import held, wait_for_locks
-from tests.storage.payout_rows import open_destination, payout
 
 SQL = load_queries("payouts")
 ROUNDS = 150
+PAYEE = Payee("acc_32ca986a", "did:key:alice")
 
 
 async def insert(database: Database, *payouts: Payout) -> set[str]:
@@ -25,7 +27,7 @@ async def test_of_many_at_once_under_one_key_one_is_kept_and_none_is_refused(
     database_url: str,
 ) -> None:
     async with open_database(database_url) as one, open_database(database_url) as other:
-        await open_destination(one)
+        await onboard(one, PAYEE)
         for number in range(ROUNDS):
             kept: list[str] = []
 
@@ -54,11 +56,11 @@ async def test_batches_in_another_order_do_not_deadlock(
         kept.update(await insert(database, *batch))
 
     async with open_database(database_url) as database, trio.open_nursery() as nursery:
-        await open_destination(database)
+        await onboard(database, PAYEE)
         async with held(database_url, SQL["insert"], [payout_row(payout(2))]):
             for batch in batches:
                 nursery.start_soon(keep, database, batch)
             await wait_for_locks(database, len(batches))
-    assert kept == {"pout_0001", "pout_0003"}
+    assert kept == {payout(1).payout_id, payout(3).payout_id}
     log = postgres.server.log_path.read_text()
     assert f"{database_name} ERROR:  deadlock detected" not in log

@@ -34,6 +34,7 @@ _WALKS = {
     "settlement_outbox.count_due": {"settlement_outbox_due"},
     "delivery_log.expire": {"webhook_delivery_log_received"},
     "payout_lists.payouts_created": {"payout_oldest"},
+    "payout_reports.day": {"payout_oldest"},
     "payout_lists.stuck_payouts": {"payout_stuck"},
     "payout_lists.failed_payouts": {"payout_failures"},
 }

@@ -119,6 +119,9 @@ CREATE INDEX payout_due ON payout (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX payout_stuck ON payout (status_at, payout_id) WHERE due_at IS NOT NULL;
 CREATE INDEX payout_failures ON payout (failed_at DESC, payout_id DESC) WHERE failed_at IS NOT NULL;
 CREATE INDEX payout_oldest ON payout (created_at, payout_id);
+CREATE INDEX payout_submissions ON payout (submitted_at, payout_id) WHERE submitted_at IS NOT NULL;
+CREATE INDEX payout_finalizations ON payout (finalized_at, payout_id)
+    WHERE finalized_at IS NOT NULL;
 CREATE INDEX payout_by_status ON payout (status, created_at, payout_id);
 CREATE INDEX payout_by_account ON payout (account_did, created_at, payout_id);
 -- The planner takes the newest of several indexes that cost the same, as all do on empty tables, and
