@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -110,8 +110,16 @@ class House:
 @asynccontextmanager
 async def open_house(database_url: str, configured: Settings | None = None) -> AsyncIterator[House]:
     """Run a daemon's parts on a database; the books are checked when it closes without error."""
-    async with open_database(database_url) as database, trio.open_nursery() as nursery:
+    async with (
+        AsyncExitStack() as stack,
+        open_database(database_url) as database,
+        trio.open_nursery() as nursery,
+    ):
         parts = assemble(configured or settings(), database)
+        if parts.http_ledger is not None:
+            stack.callback(parts.http_ledger.close)
+        if parts.payouts is not None:
+            stack.callback(parts.payouts.close)
         for supervised in reversed(parts.actors):
             await nursery.start(supervised.run)
         async with (
@@ -127,8 +135,6 @@ async def open_house(database_url: str, configured: Settings | None = None) -> A
                 await house.check_books()
         for supervised in parts.actors:
             await supervised.stop()
-        if parts.http_ledger is not None:
-            parts.http_ledger.close()
 
 
 def _client(app: Any, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:

@@ -28,22 +28,27 @@ class Payee:
 
 async def payee(house: House, *, amount_minor: int = 5000, did: str = "did:key:alice") -> Payee:
     """Open an account, put an amount on it, and have it onboarded."""
-    account_id = await house.open_account(did)
-    funds = payin(f"evt_funds_{account_id}", account_id, amount_minor=amount_minor)
-    assert (await house.deliver(funds)).json()["forwarded_to_ledger"]
-    one = Payee(account_id, did)
+    one = await funded(house, amount_minor=amount_minor, did=did)
     await onboard(house.database, one)
     return one
 
 
-async def onboard(database: Database, one: Payee) -> None:
+async def funded(house: House, *, amount_minor: int = 5000, did: str = "did:key:alice") -> Payee:
+    """Open an account and put an amount on it."""
+    account_id = await house.open_account(did)
+    funds = payin(f"evt_funds_{account_id}", account_id, amount_minor=amount_minor)
+    assert (await house.deliver(funds)).json()["forwarded_to_ledger"]
+    return Payee(account_id, did)
+
+
+async def onboard(database: Database, one: Payee, connect_account_id: str | None = None) -> None:
     """Keep what onboarding keeps."""
     await database.fetch(
         "INSERT INTO connect_account (account_id, account_did, connect_account_id,"
         " onboarding_status, onboarding_url) VALUES ($1, $2, $3, 'active', 'https://onboard')",
         one.account_id,
         one.did,
-        one.connect_account_id,
+        connect_account_id or one.connect_account_id,
     )
 
 
