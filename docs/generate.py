@@ -11,6 +11,8 @@ tables of transitions in ``clawsettle.domain``.
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 
 import attrs
@@ -18,7 +20,15 @@ import attrs
 from clawsettle.config import Settings
 from clawsettle.config.keys import EnvName, Key
 from clawsettle.config.sources import catalogue, generic_name
-from clawsettle.domain import forwarding, journal, settlements
+from clawsettle.domain import (
+    forwarding,
+    journal,
+    payout_events,
+    payout_transitions,
+    payouts,
+    settlements,
+)
+from clawsettle.domain.providers import ProviderStatus, Sent
 
 DOCS = Path(__file__).resolve().parent
 EXAMPLE = DOCS.parent / "clawsettle.toml"
@@ -107,7 +117,7 @@ def configuration() -> str:
 
 def state_machines() -> str:
     """Return the page of all state machines."""
-    parts = [_MACHINES.format(note=_NOTE).rstrip(), *_forwarding()]
+    parts = [_MACHINES.format(note=_NOTE).rstrip(), *_forwarding(), *_payout(), *_payout_books()]
     for direction, steps in settlements.TRANSITIONS.items():
         parts += _settlement(direction, steps)
     return "\n".join(parts) + "\n"
@@ -176,6 +186,102 @@ def _forwarding() -> Iterator[str]:
     events = dict.fromkeys(e for steps in forwarding.TRANSITIONS.values() for e in steps)
     for event in events:
         yield f"| `{event.__name__}` | {(event.__doc__ or '').removeprefix('Event: ')} |"
+
+
+def _payout() -> Iterator[str]:
+    transitions = payout_transitions.TRANSITIONS
+    yield "\n## A payout\n"
+    yield "A payout is open until it is `paid`, `failed`, `canceled` or `returned`. News of a late"
+    yield "failure leads on from `paid`; nothing leads on from the other three."
+    yield "An arrow names what happened. What leads nowhere is not drawn: a repetition, a step that"
+    yield "came to nothing for now, or news that what is known already overrules.\n"
+    yield "```mermaid\nstateDiagram-v2"
+    yield f"    [*] --> {payouts.PayoutStatus.INITIATED}: ordered"
+    for status, steps in transitions.items():
+        for to in dict.fromkeys(to for to in steps.values() if to is not status):
+            events = [event.__name__ for event, leads in steps.items() if leads is to]
+            yield f"    {status} --> {to}: {', '.join(events)}"
+    yield "```\n\n| Event | Meaning |\n|---|---|"
+    for event in dict.fromkeys(event for steps in transitions.values() for event in steps):
+        meaning = " ".join((event.__doc__ or "").split())
+        yield f"| `{event.__name__}` | {meaning} |"
+
+
+_AT = datetime(2026, 1, 1, tzinfo=UTC)
+_SENDING = payouts.Payout(
+    payout_id="pout_1",
+    idempotency_key="key_1",
+    request_hash="",
+    provider="stripe",
+    account_id="acc_1",
+    account_did="did:key:alice",
+    connect_account_id="acct_1",
+    clearing_domain="clawsettle.payouts",
+    amount_minor=1,
+    currency="USD",
+    metadata=None,
+    status=payouts.PayoutStatus.SENDING,
+    keyed_at=_AT,
+    created_at=_AT,
+    updated_at=_AT,
+    status_at=_AT,
+)
+_DONE: Mapping[payouts.PayoutStatus, payout_events.PayoutEvent] = {
+    payouts.PayoutStatus.SENDING: payout_events.SendAnswered(Sent("po_1")),
+    payouts.PayoutStatus.FINALIZING_PAID: payout_events.Finalized("evt_1"),
+    payouts.PayoutStatus.FINALIZING_FAILED: payout_events.RolledBack("evt_1"),
+    payouts.PayoutStatus.FINALIZING_CANCELED: payout_events.RolledBack("evt_1"),
+    payouts.PayoutStatus.RETURNING: payout_events.Returned("evt_1"),
+}
+_PLACES: Mapping[payouts.PayoutStatus, str] = {
+    payouts.PayoutStatus.SUBMITTED: "held",
+    payouts.PayoutStatus.PAID: "in the clearing account",
+    payouts.PayoutStatus.FAILED: "available",
+    payouts.PayoutStatus.CANCELED: "available",
+    payouts.PayoutStatus.RETURNED: "available",
+}
+_TELLING = (ProviderStatus.PAID, ProviderStatus.CANCELED, ProviderStatus.FAILED)
+
+
+def _payout_books() -> Iterator[str]:
+    """Return the table of where all orders of a payout's events lead."""
+    yield "\n### What its events come to\n"
+    yield "The provider tells of a payout in any order and any number of times, while its steps are"
+    yield "under way or later. Which events there were alone decides where the amount ends."
+    yield "`payout.created` and `payout.updated` change nothing of it.\n"
+    yield "| Events | On the wire | The amount is | `state` |\n|---|---|---|---|"
+    for count in range(len(_TELLING) + 1):
+        for told in combinations(_TELLING, count):
+            ends = _ends(frozenset(told))
+            wires = {end.wire for end in ends}
+            places = {_PLACES[end] for end in ends}
+            assert len(wires) == len(places) == 1, told  # noqa: S101 - else there is no such table
+            names = ", ".join(f"`payout.{status}`" for status in told) or "none of these"
+            shown = {f"`{end}`" if end is not end.wire else "absent" for end in ends}
+            states = " or ".join(sorted(shown, reverse=True))
+            yield f"| {names} | `{wires.pop()}` | {places.pop()} | {states} |"
+
+
+def _ends(told: frozenset[ProviderStatus]) -> set[payouts.PayoutStatus]:
+    """Return where a payout may rest after all of this news, whatever came when and how often."""
+    cases: set[tuple[payouts.Payout, frozenset[ProviderStatus]]] = {(_SENDING, frozenset())}
+    waiting = list(cases)
+    while waiting:
+        payout, heard = waiting.pop()
+        following = {(_heed(payout, status), heard | {status}) for status in told}
+        if payout.status in _DONE:
+            done = payout_transitions.apply(payout, _DONE[payout.status], now=_AT)
+            following.add((done.payout, heard))
+        waiting += following - cases
+        cases |= following
+    return {payout.status for payout, heard in cases if heard == told and payout.status in _PLACES}
+
+
+def _heed(payout: payouts.Payout, status: ProviderStatus) -> payouts.Payout:
+    if payout_transitions.is_overruled(payout, status):
+        return payout
+    news = payout_events.news(Sent("po_1", None, status), "the provider")
+    return payout_transitions.apply(payout, news, now=_AT).payout
 
 
 def _settlement(

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import trio
 from attrs import frozen
 
+from clawsettle.actors.payout_keeper import PayoutKeeper
 from clawsettle.domain.payout_requests import PayoutRequest
 from clawsettle.sandbox.simulated_provider import connect_account_id
 from clawsettle.sandbox.stripe_events import stripe_event
@@ -12,6 +14,10 @@ from tests.house import House, Json, payin, plan
 
 SIMULATED = {"provider": "simulated", "retry_base_s": 1, "retry_max_s": 1, "poll_s": 0.05}
 CLEARING = "clawsettle.payouts"
+_UNDER_WAY = (
+    "SELECT 1 FROM payout WHERE lease_token IS NOT NULL OR due_at <= now()"
+    " UNION ALL SELECT 1 FROM settlement_outbox WHERE due_at IS NOT NULL"
+)
 
 
 @frozen
@@ -92,9 +98,32 @@ async def cleared(house: House) -> int:
     return int(answer.json()["balances"]["available"]) if answer.status_code == 200 else 0
 
 
+def keeper_of(house: House) -> PayoutKeeper:
+    """Return the keeper of a house that makes payouts."""
+    assert house.parts.payouts is not None
+    return house.parts.payouts.keeper
+
+
+async def ledger_stages(database: Database, payout_id: str) -> list[str]:
+    """Return which of a payout's transfers the ledger has applied, in their order."""
+    rows = await database.fetch(
+        "SELECT idempotency_key FROM ledger_event WHERE idempotency_key LIKE 'payout:%:' || $1"
+        " ORDER BY seq",
+        payout_id,
+    )
+    return [row["idempotency_key"].split(":")[1] for row in rows]
+
+
 async def audit_types(database: Database, payout_id: str) -> list[str]:
     """Return the types of a payout's audit rows, in their order."""
     rows = await database.fetch(
         "SELECT event_type FROM payout_audit WHERE payout_id = $1 ORDER BY audit_id", payout_id
     )
     return [row["event_type"] for row in rows]
+
+
+async def at_rest(database: Database) -> None:
+    """Wait until no payout is under way or due, and everything is forwarded."""
+    with trio.fail_after(20):
+        while await database.fetch(_UNDER_WAY):  # noqa: ASYNC110 - rows tell nobody
+            await trio.sleep(0.01)

@@ -1,6 +1,6 @@
 """A payout provider that does as a test tells it: an outside party that remembers its keys."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from itertools import count
 
@@ -95,7 +95,7 @@ class Provider:
 
     def payouts_between(
         self, start: datetime, end: datetime, *, connect_account_ids: frozenset[str]
-    ) -> AsyncIterator[ProviderPayout] | None:
+    ) -> AsyncGenerator[ProviderPayout, None] | None:
         del start, end, connect_account_ids
         return None
 

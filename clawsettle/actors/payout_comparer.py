@@ -14,16 +14,18 @@ from attrs import Factory, define, frozen
 
 from clawsettle.clients.ledger import Ledger
 from clawsettle.clients.payout_provider import PayoutProvider
-from clawsettle.domain.ledger_orders import LedgerEvent
-from clawsettle.domain.payout_comparison import (
-    Comparison,
+from clawsettle.domain.comparison_report import (
     ComparisonReport,
-    ProviderRecord,
-    RecordName,
-    ledger_keys,
     ledger_line,
     our_line,
     provider_line,
+)
+from clawsettle.domain.ledger_orders import LedgerEvent
+from clawsettle.domain.payout_comparison import (
+    Comparison,
+    ProviderRecord,
+    RecordName,
+    ledger_keys,
 )
 from clawsettle.domain.payout_reports import ReportCut
 from clawsettle.domain.payouts import Payout
@@ -76,7 +78,7 @@ class PayoutComparer:
         """
         as_of = cut.as_of or await self.past.read_at() - SETTLED_AFTER
         ours, events = _Input(), _Input()
-        record, theirs = await self._provider_record(cut)
+        record, theirs = await self._provider_record(cut, as_of)
         comparison = Comparison(as_of, record)
 
         async def add(payout_ids: Sequence[str]) -> None:
@@ -98,9 +100,9 @@ class PayoutComparer:
             named = {told.payout_id for told in record.strangers() if told.payout_id is not None}
             await add(sorted(named - set(ids)))
         inputs = {
-            RecordName.OURS: ours.view(),
-            RecordName.LEDGER: events.view(),
-            RecordName.PROVIDER: None if record is None else theirs.view(),
+            str(RecordName.OURS): ours.view(),
+            str(RecordName.LEDGER): events.view(),
+            str(RecordName.PROVIDER): None if record is None else theirs.view(),
         }
         return ComparisonReport(cut.day, as_of, inputs, comparison.finish())
 
@@ -113,7 +115,9 @@ class PayoutComparer:
             if event.created_at is None or event.created_at < as_of
         }
 
-    async def _provider_record(self, cut: ReportCut) -> tuple[ProviderRecord | None, _Input]:
+    async def _provider_record(
+        self, cut: ReportCut, as_of: datetime
+    ) -> tuple[ProviderRecord | None, _Input]:
         """Read the provider's objects around the day; None where it keeps none."""
         theirs = _Input()
         if self.provider is None:
@@ -124,7 +128,7 @@ class PayoutComparer:
         )
         if listed is None:
             return None, theirs
-        record = ProviderRecord(cut.first, cut.last)
+        record = ProviderRecord(cut.first, min(cut.last, as_of))
         lines = []
         async with aclosing(listed):
             async for told in listed:

@@ -45,6 +45,11 @@ app.command(
     name="ledger",
     help="Prove the embedded ledger's books, and export them.",
 )
+app.command(
+    "clawsettle.daemon.reconcile_commands:reconcile_app",
+    name="reconcile",
+    help="Report a day's payouts, and compare them with the ledger and the provider.",
+)
 
 
 def main() -> None:

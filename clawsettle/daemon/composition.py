@@ -102,7 +102,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
     forwarding = settings.forwarding
     outbox = SettlementOutbox(database, forwarding.lease_s)
     letters = DeadLetters(database, forwarding.lease_s)
-    ledger, keeper, http_ledger = _ledger(settings, database)
+    ledger, keeper, http_ledger = open_ledger(settings, database)
     payouts = assemble_payouts(settings, database, ledger)
     forwarder = SettlementForwarder(
         outbox,
@@ -299,7 +299,7 @@ async def _listen(
     return Addresses(await listen(parts.app, settings.daemon.bind), ledger), ended
 
 
-def _ledger(
+def open_ledger(
     settings: Settings, database: Database
 ) -> tuple[Ledger, LedgerKeeper | None, HttpLedger | None]:
     """Return the ledger the mode names, and whichever of the two it is."""

@@ -1,6 +1,5 @@
 """The commands ``clawsettle ledger verify | export``: the books proved, here or elsewhere."""
 
-import os
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from attrs import define
 from cyclopts import App, Parameter
 
+from clawsettle.daemon.reading import DatabaseUrlOption, open_for_reading, read_settings
 from clawsettle.daemon.terminal import (
     DEFAULT_STATE_DIR,
     EXIT_FAILED,
@@ -28,21 +28,14 @@ from clawsettle.daemon.terminal import (
 from clawsettle.domain.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from clawsettle.config import Settings
     from clawsettle.domain.journal import Tail
     from clawsettle.domain.proof import BookItem, Note, Proof
     from clawsettle.storage.ledger_reader import LedgerReader
 
 ledger_app = App(name="ledger")
 
-STATEMENT_TIMEOUT_S = 600.0
 PROGRESS_S = 1.0
 _NOTE = re.compile(r"([1-9]\d{0,18}):([0-9a-f]{64})")
-
-DatabaseUrlOption = Annotated[
-    str | None,
-    Parameter(help="The database; else [database] url, DATABASE_URL, or that of --state-dir."),
-]
 
 
 @ledger_app.command
@@ -146,40 +139,15 @@ async def _open_ledger(
 ) -> "AsyncIterator[tuple[LedgerReader, str]]":
     """Open the ledger in a database for reading; yield its reader and its currency.
 
-    Raises: ConfigError when there is none, or its schema is not this program's.
+    Raises: ConfigError as ``open_for_reading``, and when the books are elsewhere.
     """
-    from clawsettle.config import load
-    from clawsettle.storage.bridge import open_database
     from clawsettle.storage.ledger_reader import LedgerReader
-    from clawsettle.storage.migrate import pending_migrations
 
-    overrides = {"database.url": database_url}
-    settings = load(config, environ=os.environ, overrides=overrides).settings
+    settings = read_settings(config, database_url)
     if settings.ledger.mode != "embedded":
         raise ConfigError([f"[ledger] mode is {settings.ledger.mode}: its books are elsewhere"])
-    async with open_database(
-        _find_database(settings, state_dir), pool_max=1, statement_timeout_s=STATEMENT_TIMEOUT_S
-    ) as database:
-        pending = await pending_migrations(database)
-        if pending:
-            names = ", ".join(migration.name for migration in pending)
-            raise ConfigError([f"the schema is not current: `clawsettle migrate` applies {names}"])
+    async with open_for_reading(settings, state_dir) as database:
         yield LedgerReader(database), settings.ledger.currency
-
-
-def _find_database(settings: "Settings", state_dir: Path) -> str:
-    from clawsettle.daemon.state_dir import read_facts
-
-    if settings.database.url is not None:
-        return settings.database.url.reveal()
-    facts = read_facts(state_dir)
-    if facts is None or facts.database_url is None:
-        problem = (
-            "no database: give --database-url, [database] url or DATABASE_URL, or name the "
-            "--state-dir of a running `clawsettle dev`"
-        )
-        raise ConfigError([problem])
-    return facts.database_url
 
 
 def _check_file(file: Path, proof: "Proof", progress: "_Progress") -> str | None:

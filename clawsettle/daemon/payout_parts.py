@@ -1,6 +1,7 @@
 """The parts of a daemon that make payouts, put together; without a provider there are none."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -12,11 +13,15 @@ from clawsettle.actors.supervisor import Actor
 from clawsettle.clients.ledger import Ledger
 from clawsettle.clients.payout_provider import PayoutProvider
 from clawsettle.config import PayoutSettings, Settings
+from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
 from clawsettle.domain.payout_schedule import PayoutSchedule
 from clawsettle.storage.bridge import Database
 from clawsettle.storage.connect_accounts import ConnectAccounts
 from clawsettle.storage.payouts import Payouts
+
+if TYPE_CHECKING:
+    from clawsettle.clients.stripe_connect import StripeConnect
 
 CLAIM_BATCH_MAX = 500
 BATCH_MAX = 256
@@ -79,27 +84,35 @@ def _provider(
 ) -> tuple[PayoutProvider, tuple[Actor, ...], Callable[[str], None], Callable[[], None]]:
     """Return the provider, what of it is an actor, who is told the address, and its end."""
     configured = settings.payouts
-    if configured.provider == "simulated":
-        from clawsettle.sandbox.simulated_provider import SimulatedProvider
+    if configured.provider == "stripe":
+        stripe = open_stripe(settings)
+        return stripe, (), lambda _address: None, stripe.close
+    from clawsettle.sandbox.simulated_provider import SimulatedProvider
 
-        simulated = SimulatedProvider(
-            configured.onboard_base_url,
-            settings.stripe.webhook_secrets[0].reveal(),
-            livemode=settings.stripe.environment == "production",
-        )
-        return simulated, (simulated,), simulated.deliver_to, lambda: None
+    simulated = SimulatedProvider(
+        configured.onboard_base_url,
+        settings.stripe.webhook_secrets[0].reveal(),
+        livemode=settings.stripe.environment == "production",
+    )
+    return simulated, (simulated,), simulated.deliver_to, lambda: None
+
+
+def open_stripe(settings: Settings) -> "StripeConnect":
+    """Return Stripe as the settings name it; whoever has it closes it.
+
+    Raises: ConfigError without a secret key.
+    """
     from clawsettle.clients.stripe_connect import STRIPE_URL, StripeConnect
 
-    secret_key = settings.stripe.secret_key
-    refresh_url, return_url = configured.onboard_refresh_url, configured.onboard_return_url
-    assert secret_key and refresh_url and return_url  # noqa: S101, PT018 - serving_problems has looked
-    stripe = StripeConnect(
-        secret_key.reveal(),
-        refresh_url,
-        return_url,
+    configured = settings.payouts
+    if settings.stripe.secret_key is None:
+        raise ConfigError(["stripe.secret_key is not set, so Stripe cannot be asked"])
+    return StripeConnect(
+        settings.stripe.secret_key.reveal(),
+        configured.onboard_refresh_url or configured.onboard_base_url,
+        configured.onboard_return_url or configured.onboard_base_url,
         settings.stripe.connect_timeout_s,
         settings.stripe.api_timeout_s,
         configured.in_flight_max,
         settings.stripe.api_base_url or STRIPE_URL,
     )
-    return stripe, (), lambda _address: None, stripe.close

@@ -10,15 +10,12 @@ Source: new; payouts contract 11 (13).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from attrs import Factory, define, frozen
 
-from clawsettle.domain.canonical import canonical_json, sha256_hex
-from clawsettle.domain.instants import iso_instant
 from clawsettle.domain.ledger_orders import LedgerEvent
-from clawsettle.domain.payout_reports import csv_lines
 from clawsettle.domain.payouts import Payout, PayoutStatus
 from clawsettle.domain.providers import ProviderPayout, ProviderStatus
 
@@ -98,57 +95,21 @@ class Mismatch:
         }
 
 
-FIELDS = tuple(Mismatch(MismatchKind.LATE, RecordName.OURS, "", "", "", "", 1, "", 0).view())
-"""The fields of a row in their order."""
-
-
 def ledger_keys(payout: Payout) -> Mapping[str, str]:
     """Return the keys of a payout's transfers in the ledger, by stage."""
     keys = (payout.lock_key, payout.finalize_key, payout.rollback_key, payout.return_key)
     return dict(zip(_STAGES, keys, strict=True))
 
 
-def our_line(payout: Payout) -> str:
-    """Return a payout as a line of the input that is hashed."""
-    return canonical_json(
-        {
-            "payout_id": payout.payout_id,
-            "amount_minor": str(payout.amount_minor),
-            "currency": payout.currency,
-            "status": str(payout.status),
-            "status_at": iso_instant(payout.status_at),
-            "external_payout_id": payout.external_payout_id or "",
-            **{stage: event_id or "" for stage, event_id in _our_events(payout).items()},
-        }
+def our_events(payout: Payout) -> Mapping[str, str | None]:
+    """Return the ledger's events that we know of a payout, by stage."""
+    ids = (
+        payout.lock_event_id,
+        payout.finalize_event_id,
+        payout.rollback_event_id,
+        payout.return_event_id,
     )
-
-
-def ledger_line(event: LedgerEvent) -> str:
-    """Return a ledger's event as a line of the input that is hashed."""
-    return canonical_json(
-        {
-            "key": event.key,
-            "event_id": event.event_id,
-            "amount_minor": "" if event.amount_minor is None else str(event.amount_minor),
-            "created_at": iso_instant(event.created_at) if event.created_at else "",
-        }
-    )
-
-
-def provider_line(told: ProviderPayout) -> str:
-    """Return a provider's object as a line of the input that is hashed."""
-    return canonical_json(
-        {
-            "external_payout_id": told.external_payout_id,
-            "payout_id": told.payout_id or "",
-            "connect_account_id": told.connect_account_id,
-            "amount_minor": str(told.amount_minor),
-            "currency": told.currency,
-            "status": str(told.status),
-            "created_at": iso_instant(told.created_at),
-            "reversed": told.reversed,
-        }
-    )
+    return dict(zip(_STAGES, ids, strict=True))
 
 
 def in_order(mismatches: Iterable[Mismatch]) -> list[Mismatch]:
@@ -157,60 +118,6 @@ def in_order(mismatches: Iterable[Mismatch]) -> list[Mismatch]:
         mismatches,
         key=lambda one: (one.kind, one.record, one.payout_id or "", one.subject, one.found),
     )
-
-
-def totals(mismatches: Iterable[Mismatch]) -> dict[str, object]:
-    """Return for each kind that occurs how many there are, and their amounts by currency."""
-    counts: dict[str, int] = {}
-    sums: dict[str, dict[str, int]] = {}
-    for one in mismatches:
-        kind = str(one.kind)
-        counts[kind] = counts.get(kind, 0) + 1
-        by_currency = sums.setdefault(kind, {})
-        by_currency[one.currency] = by_currency.get(one.currency, 0) + one.amount_minor
-    return {
-        kind: {
-            "count": counts[kind],
-            "amount_minor": {code: str(total) for code, total in sorted(sums[kind].items())},
-        }
-        for kind in sorted(counts)
-    }
-
-
-@frozen
-class ComparisonReport:
-    """The report of a day's comparison as of a cut; its inputs by count and digest.
-
-    ``inputs`` has None for a record that is not kept. The same records give the same bytes.
-    """
-
-    day: date
-    as_of: datetime
-    inputs: Mapping[str, object]
-    mismatches: Sequence[Mismatch]
-
-    @property
-    def sha256(self) -> str:
-        """Return the hash of all that the report says, whichever way it is written."""
-        return sha256_hex(canonical_json(self._content()))
-
-    def view(self) -> dict[str, object]:
-        """Render it as JSON."""
-        return {**self._content(), "artifact_sha256": self.sha256}
-
-    def csv(self) -> str:
-        """Render the findings as CSV, with a line of names."""
-        rows = [[str(value) for value in one.view().values()] for one in self.mismatches]
-        return csv_lines([FIELDS, *rows])
-
-    def _content(self) -> dict[str, object]:
-        return {
-            "date": str(self.day),
-            "as_of": iso_instant(self.as_of),
-            "inputs": self.inputs,
-            "totals": totals(self.mismatches),
-            "mismatches": [one.view() for one in self.mismatches],
-        }
 
 
 @define
@@ -261,7 +168,7 @@ class Comparison:
             )
 
     def _ledger(self, payout: Payout, events: Mapping[str, LedgerEvent]) -> None:
-        ours = _our_events(payout)
+        ours = our_events(payout)
         for stage, key in ledger_keys(payout).items():
             event, known = events.get(key), ours[stage]
             if event is None:
@@ -394,16 +301,6 @@ class ProviderRecord:
             for external_id, told in sorted(self._by_id.items())
             if external_id not in self._known and self.start <= told.created_at < self.end
         ]
-
-
-def _our_events(payout: Payout) -> dict[str, str | None]:
-    ids = (
-        payout.lock_event_id,
-        payout.finalize_event_id,
-        payout.rollback_event_id,
-        payout.return_event_id,
-    )
-    return dict(zip(_STAGES, ids, strict=True))
 
 
 def _money(record: Payout | ProviderPayout) -> str:

@@ -10,8 +10,8 @@ from attrs import field, frozen
 
 from clawsettle.actors.payout_comparer import PayoutComparer
 from clawsettle.config import AdminSettings
+from clawsettle.domain.comparison_report import FIELDS as COMPARISON_FIELDS
 from clawsettle.domain.instants import iso_instant
-from clawsettle.domain.payout_comparison import FIELDS as COMPARISON_FIELDS
 from clawsettle.domain.payout_comparison import MismatchKind, RecordName
 from clawsettle.domain.payout_reports import FIELDS, ReportCut, ReportFormat, read_cut, read_format
 from clawsettle.http.auth import require_settle_admin

@@ -8,8 +8,6 @@ longer is what its record and the line before it make of it. Source: new.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +25,7 @@ from clawsettle.domain.errors import ConfigError, StorageError
 from clawsettle.domain.instants import iso_instant, to_millisecond
 from clawsettle.domain.journal import GENESIS_HASH, Account, Event, Tail
 from clawsettle.domain.proof import BookItem, Proof, Unreadable, record_name
+from clawsettle.storage.kept_files import open_kept, unwritten
 from clawsettle.storage.ledger_rows import read_metadata
 
 FORMAT = 1
@@ -88,7 +87,7 @@ class ExportWriter:
                 self.stream.write(line)
             except OSError as error:
                 # As it is, the database's thread would take it for a broken connection.
-                raise _unwritten(error) from error
+                raise unwritten(error) from error
 
 
 @contextmanager
@@ -102,26 +101,8 @@ def open_export(file: Path, *, replace: bool) -> Iterator[ExportWriter]:
     """
     if file.exists() and not replace:
         raise ConfigError([f"{file} exists already: name another one, or give --force"])
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    except OSError as error:
-        raise ConfigError([f"{file} cannot be written: {error.strerror}"]) from error
-    draft = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield ExportWriter(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-        _sync_folder(file.parent)
-    except OSError as error:
-        raise _unwritten(error) from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _unwritten(error: OSError) -> StorageError:
-    return StorageError(f"the export cannot be written: {error.strerror}")
+    with open_kept(file) as stream:
+        yield ExportWriter(stream)
 
 
 def check_export(stream: BinaryIO, proof: Proof, progress: Callable[[], None]) -> str | None:
@@ -200,14 +181,6 @@ def _line(record: bytes, link: bytes) -> bytes:
 
 def _link_of(line: bytes) -> bytes:
     return line[-len(_START) - 3 : -3]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _instant(at: datetime) -> str:

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import trio
 from attrs import Factory, define, frozen
 
-from clawsettle.actors.payout_keeper import PayoutKeeper
 from clawsettle.actors.payout_steps import PayoutSteps, StepResult
 from clawsettle.clients.payout_provider import PayoutProvider
 from clawsettle.config import Settings
@@ -32,10 +31,12 @@ from clawsettle.domain.providers import (
 from clawsettle.storage.bridge import Database, Row, Transaction, open_database
 from clawsettle.storage.queries import load_queries
 from tests.house import House, Json, open_house
-from tests.payouts import Payee, balances, cleared, order
+from tests.payouts import Payee, at_rest, balances, cleared, keeper_of, ledger_stages, order
 
 T = TypeVar("T")
+Minor = tuple[int, int, int]
 AMOUNT_MINOR, FUNDS_MINOR = 1200, 1_000_000
+UNTOUCHED = (FUNDS_MINOR, 0, 0)
 _WRITE = re.compile(r"\b(INSERT INTO \w|UPDATE \w+( AS \w+)?\s+SET |DELETE FROM )")
 WRITES = {
     sql: f"{file}.{name}"
@@ -44,10 +45,6 @@ WRITES = {
     if _WRITE.search(sql)
 }
 """The statements that change a payout, its events or the ledger: text -> name."""
-_UNDER_WAY = (
-    "SELECT 1 FROM payout WHERE lease_token IS NOT NULL OR due_at <= now()"
-    " UNION ALL SELECT 1 FROM settlement_outbox WHERE due_at IS NOT NULL"
-)
 
 
 @define(eq=False)
@@ -144,9 +141,26 @@ def watch(house: House, death: Death) -> None:
     keeper.steps = _WatchedSteps(keeper.steps.ledger, provider, keeper.steps.timeout_s, death)
 
 
-def keeper_of(house: House) -> PayoutKeeper:
-    assert house.parts.payouts is not None
-    return house.parts.payouts.keeper
+def lose_answers(house: House) -> None:
+    """Lose the answer to every commit, so that each is made again, as the bridge does then.
+
+    Claims are not: whoever loses the answer to one waits for the end of its lease.
+    """
+    database = house.database
+    fetch, transaction = database.fetch, database.transaction
+
+    async def fetch_twice(sql: str, *args: object) -> Sequence[Row]:
+        rows = await fetch(sql, *args)
+        if sql not in WRITES or "claim" in WRITES[sql]:
+            return rows
+        return await fetch(sql, *args)
+
+    async def transact_twice(work: Callable[[Any], Awaitable[T]]) -> T:
+        written: list[str] = []
+        value = await transaction(lambda one: work(_WatchedTransaction(one, written)))
+        return await transaction(work) if written else value
+
+    vars(database).update(fetch=fetch_twice, transaction=transact_twice)
 
 
 @frozen(eq=False)
@@ -176,7 +190,7 @@ class Life:
     ways: Sequence[Callable[["Act"], Awaitable[None]]]
     status: PayoutStatus
     stages: frozenset[str]
-    moved_minor: tuple[int, int, int]
+    moved_minor: Minor
     word: str | None = None
     amount_minor: int = AMOUNT_MINOR
 
@@ -241,13 +255,6 @@ def hear(status: ProviderStatus) -> Callable[[Act], Awaitable[None]]:
     return deliver
 
 
-async def at_rest(database: Database) -> None:
-    """Wait until no payout is under way or due, and everything is forwarded."""
-    with trio.fail_after(20):
-        while await database.fetch(_UNDER_WAY):  # noqa: ASYNC110 - rows tell nobody
-            await trio.sleep(0.01)
-
-
 async def end_leases(url: str) -> None:
     """Let the time pass that the dead have leased their rows for."""
     async with open_database(url, pool_max=1) as database:
@@ -271,7 +278,7 @@ class Lives:
 
         Returns the effects that daemons died after, each with its step.
         """
-        before: tuple[int, int, int] = (FUNDS_MINOR, 0, 0)
+        before: Minor = UNTOUCHED
         dead: str | None = None
         for number in count(1):
             key = f"key_{number}"
@@ -279,13 +286,13 @@ class Lives:
                 death = Death(scope, number)
                 async with open_house(self.world.url, self.world.settings) as house:
                     if dead is not None:
-                        before = await self._finish(house, dead, before)
+                        before = await self.finish(house, dead, before)
                     watch(house, death)
                     self.world.watch(death)
-                    await self._act(house, key)
+                    await self.act(house, key)
                     await at_rest(house.database)
                     death.after = 0
-                    before = await self._finish(house, key, before)
+                    before = await self.finish(house, key, before)
             if not scope.cancelled_caught:
                 break
             self.deaths.append(death.effects[-1])
@@ -295,26 +302,20 @@ class Lives:
             assert trail == self.trails[-1], died_after
         return self.deaths
 
-    async def _act(self, house: House, key: str) -> None:
+    async def act(self, house: House, key: str) -> None:
         for way in self.life.ways:
             await way(Act(self.life, self.world, house, key))
 
-    async def _finish(
-        self, house: House, key: str, before: tuple[int, int, int]
-    ) -> tuple[int, int, int]:
+    async def finish(self, house: House, key: str, before: Minor) -> Minor:
         """Have a payout taken to its end, by itself and by all being asked again; look at it."""
         await at_rest(house.database)
         for _ in range(2):
-            await self._act(house, key)
+            await self.act(house, key)
         await at_rest(house.database)
         died_at = self.deaths[-1] if self.deaths else None
         payout = await Act(self.life, self.world, house, key).payout()
         assert payout.status is self.life.status, died_at
-        keys = await house.database.fetch(
-            "SELECT idempotency_key FROM ledger_event WHERE idempotency_key LIKE 'payout:%:' || $1",
-            payout.payout_id,
-        )
-        stages = [row["idempotency_key"].split(":")[1] for row in keys]
+        stages = await ledger_stages(house.database, payout.payout_id)
         assert sorted(stages) == sorted(self.life.stages), died_at
         now = (*await balances(house, self.world.payee), await cleared(house))
         moved = tuple(after - was for after, was in zip(now, before, strict=True))

@@ -49,6 +49,24 @@ EVENT_TYPES: Mapping[ProviderStatus, str] = {
     ProviderStatus.CANCELED: "payout.canceled",
     ProviderStatus.FAILED: "payout.failed",
 }
+OPEN, PAID, GIVEN_BACK = (
+    (PayoutStatus.SUBMITTED, 3800, 1200, 0),
+    (PayoutStatus.PAID, 3800, 0, 1200),
+    (PayoutStatus.FAILED, 5000, 0, 0),
+)
+BY_EVENTS: Mapping[frozenset[ProviderStatus], tuple[PayoutStatus, int, int, int]] = {
+    frozenset(): OPEN,
+    frozenset({ProviderStatus.PAID}): PAID,
+    frozenset({ProviderStatus.FAILED}): GIVEN_BACK,
+    frozenset({ProviderStatus.CANCELED}): GIVEN_BACK,
+    frozenset({ProviderStatus.PAID, ProviderStatus.FAILED}): GIVEN_BACK,
+    frozenset({ProviderStatus.PAID, ProviderStatus.CANCELED}): GIVEN_BACK,
+    frozenset({ProviderStatus.FAILED, ProviderStatus.CANCELED}): GIVEN_BACK,
+    frozenset({ProviderStatus.PAID, ProviderStatus.FAILED, ProviderStatus.CANCELED}): GIVEN_BACK,
+}
+"""By what the provider has said, in any order and however often: the status on the wire, and what
+is available, held and cleared of 5000 after a payout of 1200. ``UNTELLING`` changes nothing."""
+UNTELLING = frozenset({ProviderStatus.PENDING, ProviderStatus.IN_TRANSIT})
 T = TypeVar("T")
 
 

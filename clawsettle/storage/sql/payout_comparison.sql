@@ -21,14 +21,14 @@ ORDER BY payout_id;
 -- Payouts, with the status that each had at a cut and since when; those that were not there yet are
 -- left out. The + 0 keeps the planner from walking everybody's trail for one payout's last entry.
 -- $1 text[] payout ids   $2 timestamptz cut
-SELECT p.*, then.to_status AS status_then, then.at AS status_at_then
+SELECT p.*, stood.to_status AS status_then, stood.at AS status_at_then
 FROM payout AS p
 CROSS JOIN LATERAL (
     SELECT a.to_status, a.at FROM payout_audit AS a
     WHERE a.payout_id = p.payout_id AND a.at < $2 AND a.to_status IS NOT NULL
     ORDER BY a.audit_id + 0 DESC
     LIMIT 1
-) AS then
+) AS stood
 WHERE p.payout_id = ANY ($1::text[])
 ORDER BY p.payout_id;
 
