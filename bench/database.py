@@ -1,8 +1,9 @@
 """What the measurements put into a database, and what they ask it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from clawsettle.sandbox.simulated_provider import connect_account_id
 from clawsettle.storage.bridge import Database
 from clawsettle.storage.queries import parse_queries
 
@@ -28,6 +29,13 @@ async def fill_backlog(database: Database, count: int, account_ids: Sequence[str
     for first in range(1, count + 1, _STEP):
         await database.fetch(_SQL["backlog"], first, min(first + _STEP - 1, count), account_ids)
     await database.fetch("ANALYZE")
+
+
+async def onboard(database: Database, dids: Mapping[str, str]) -> None:
+    """Let accounts be paid out to; their DIDs by their ids."""
+    await database.fetch(
+        _SQL["onboard"], list(dids), list(dids.values()), [connect_account_id(id_) for id_ in dids]
+    )
 
 
 async def settle(database: Database) -> None:

@@ -86,3 +86,11 @@ SELECT xact_commit + xact_rollback AS count FROM pg_stat_database WHERE datname 
 -- name: open_count
 -- How many settlements are still on their way.
 SELECT count(*) AS count FROM settlement_outbox WHERE due_at IS NOT NULL;
+
+-- name: onboard
+-- Accounts that may be paid out to, as their onboarding would have left them.
+-- $1 text[] account ids   $2 text[] DIDs   $3 text[] the provider's account ids
+INSERT INTO connect_account
+    (account_id, account_did, connect_account_id, onboarding_status, onboarding_url)
+SELECT i.account_id, i.account_did, i.connect_account_id, 'active', 'https://onboard'
+FROM unnest($1::text[], $2::text[], $3::text[]) AS i (account_id, account_did, connect_account_id);

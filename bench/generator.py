@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ import cattrs
 from attrs import define, field, frozen
 
 from bench.ledger_traffic import LedgerTraffic
+from bench.payout_traffic import PayoutTraffic, paid_template
 from clawsettle.sandbox.stripe_events import EventPlan, stripe_event
 from clawsettle.sandbox.stripe_objects import stripe_id
 
@@ -40,10 +41,10 @@ class Job:
     """What to send and how.
 
     ``traffic`` is ``distinct`` (each event once), ``replay`` (one event for ever) or ``forged``
-    (distinct events, wrongly signed); with ``ledger`` it is that instead, to a ledger whose key is
-    ``secret``. ``seconds`` are measured after ``warm_up_s``. With ``requests_max`` the run ends
-    when that many were answered, all of them measured. ``pids`` are processes whose CPU time is
-    told, each with that of its children.
+    (distinct events, wrongly signed); with ``ledger`` or ``payouts`` it is that instead. ``secret``
+    is the key of whoever is asked, or what events are signed with. ``seconds`` are measured after
+    ``warm_up_s``. With ``requests_max`` the run ends when that many were answered, all of them
+    measured. ``pids`` are processes whose CPU time is told, each with that of its children.
     """
 
     port: int
@@ -53,6 +54,7 @@ class Job:
     account_ids: Sequence[str] = ()
     traffic: Literal["distinct", "replay", "forged"] = "distinct"
     ledger: LedgerTraffic | None = None
+    payouts: PayoutTraffic | None = None
     warm_up_s: float = 1.0
     requests_max: int | None = None
     pids: Sequence[int] = ()
@@ -78,24 +80,40 @@ class Result:
 
 def requests_of(job: Job, count: int) -> list[Iterator[bytes]]:
     """Return for each client its share of ``count`` whole HTTP requests, signed now."""
-    made = _ledger_requests(job, job.ledger, count) if job.ledger else _events(job, count)
-    requests = list(made)
+    requests = list(_requests(job, count))
     return [iter(requests[client :: job.concurrency]) for client in range(job.concurrency)]
+
+
+def _requests(job: Job, count: int) -> Iterator[bytes]:
+    if job.ledger is not None:
+        return _ledger_requests(job, job.ledger, count)
+    if job.payouts is None:
+        return _signed(job, _events(job, count))
+    if job.payouts.kind == "create":
+        return _orders(job, job.payouts, count)
+    template, paid = paid_template(), job.payouts.event
+    return _signed(
+        job, (paid(number, _account_id(job, number), template) for number in range(count))
+    )
 
 
 def _events(job: Job, count: int) -> Iterator[bytes]:
     template = _event_template()
-    timestamp = int(time.time())
-    secret = ("whsec_forged" if job.traffic == "forged" else job.secret).encode()
     series = stripe_id("x").removeprefix("x_1")[:14]
     for number in range(count):
         serial = f"{series}{0 if job.traffic == 'replay' else number:010d}"
-        body = (
+        yield (
             template.replace(_EVENT_ID, f"evt_{serial}")
             .replace(_OBJECT_ID, f"pi_{serial}")
-            .replace(_ACCOUNT_ID, job.account_ids[number % len(job.account_ids)])
+            .replace(_ACCOUNT_ID, _account_id(job, number))
             .encode()
         )
+
+
+def _signed(job: Job, events: Iterable[bytes]) -> Iterator[bytes]:
+    timestamp = int(time.time())
+    secret = ("whsec_forged" if job.traffic == "forged" else job.secret).encode()
+    for body in events:
         digest = hmac.new(secret, b"%d." % timestamp + body, hashlib.sha256).hexdigest()
         head = (
             f"POST /v1/stripe/webhook HTTP/1.1\r\nhost: 127.0.0.1:{job.port}\r\n"
@@ -110,13 +128,26 @@ def _ledger_requests(job: Job, traffic: LedgerTraffic, count: int) -> Iterator[b
     for number in range(count):
         turn, client = divmod(number, job.concurrency)
         path, fields = traffic.request(client, turn)
-        body = json.dumps(fields).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{job.port}\r\naccept: */*\r\n"
-            f"authorization: Bearer {job.secret}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
-        )
-        yield head.encode() + body
+        yield _post(job, path, "", json.dumps(fields).encode())
+
+
+def _orders(job: Job, traffic: PayoutTraffic, count: int) -> Iterator[bytes]:
+    for number in range(count):
+        key, body = traffic.order(number, _account_id(job, number))
+        yield _post(job, "/v1/payouts", f"idempotency-key: {key}\r\n", body)
+
+
+def _post(job: Job, path: str, header: str, body: bytes) -> bytes:
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{job.port}\r\naccept: */*\r\n"
+        f"authorization: Bearer {job.secret}\r\ncontent-type: application/json\r\n{header}"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _account_id(job: Job, number: int) -> str:
+    return job.account_ids[number % len(job.account_ids)]
 
 
 def _event_template() -> str:

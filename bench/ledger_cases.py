@@ -34,7 +34,7 @@ async def ledger(bench: Bench) -> Outcome:
     """Measure transfers and holds, in process and over HTTP, on many accounts and on a hot one."""
     name = "ledger"
     async with (
-        _book(bench, name) as database,
+        funded_book(bench, name) as database,
         daemon(bench.server, database, name, bench.scratch) as running,
     ):
         port = int(running.ledger_url.rpartition(":")[2])
@@ -64,7 +64,7 @@ async def ledger_shares(bench: Bench) -> Outcome:
         parts: tuple[Literal["hashes", "postings"] | None, ...] = (None, "hashes", "postings")
         for part in parts:
             name = f"ledger_without_{part or 'nothing'}"
-            await stack.enter_async_context(_book(bench, name))
+            await stack.enter_async_context(funded_book(bench, name))
             job = _keeper_job(bench, name, LedgerTraffic("transfers", ACCOUNTS, hot=True))
             label = f"transfers, {HOT}, {f'without {part}' if part else 'whole'}"
             jobs[label] = evolve(job, concurrency=BUSY, without=part)
@@ -84,7 +84,7 @@ async def ledger_history(bench: Bench) -> Outcome:
     async with AsyncExitStack() as stack:
         books = {"ledger_new": 0, "ledger_old": HISTORY_EVENTS}
         for name, count in books.items():
-            database = await stack.enter_async_context(_book(bench, name))
+            database = await stack.enter_async_context(funded_book(bench, name))
             await _write_history(bench, database, count)
         figures: list[Figure] = []
         facts: dict[str, object] = {}
@@ -108,7 +108,7 @@ def _keeper_job(bench: Bench, name: str, traffic: LedgerTraffic) -> KeeperJob:
 
 
 @asynccontextmanager
-async def _book(bench: Bench, name: str) -> AsyncIterator[Database]:
+async def funded_book(bench: Bench, name: str) -> AsyncIterator[Database]:
     """Make a database whose ledger has accounts with money on them."""
     async with migrated_database(bench.server, name) as database:
         await _write(database, [OpenAccount(did(number)) for number in range(ACCOUNTS)])

@@ -1,7 +1,8 @@
 """A ledger over HTTP that takes everything at once and keeps nothing: the wire, and no more.
 
-It answers an ingest with the settlement it was sent, as the contract wants it echoed. Written on
-asyncio's protocols with a search for the end of the head, so that it is not what is measured.
+It answers an ingest with the settlement it was sent, as the contract wants it echoed, and a
+transfer with the event that applied it. Written on asyncio's protocols with a search for the end of
+the head, so that it is not what is measured.
 """
 
 import asyncio
@@ -30,12 +31,20 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_answer(orjson.loads(body)))
 
 
-def _answer(settlement: dict[str, object]) -> bytes:
-    named = {**settlement, "id": f"set_{settlement['external_payment_id']}"}
-    body = orjson.dumps({"settlement": named, "idempotency": {"replayed": False}})
-    return (
-        b"HTTP/1.1 201 Created\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%b" % (len(body), body)
+def _answer(asked: dict[str, object]) -> bytes:
+    told: dict[str, object]
+    if "idempotency_key" in asked:
+        status = b"200 OK"
+        told = {"event_id": f"evt_{asked['idempotency_key']}", "status": "applied"}
+    else:
+        status = b"201 Created"
+        named = {**asked, "id": f"set_{asked['external_payment_id']}"}
+        told = {"settlement": named, "idempotency": {"replayed": False}}
+    body = orjson.dumps(told)
+    return b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+        status,
+        len(body),
+        body,
     )
 
 

@@ -19,7 +19,7 @@ from clawsettle.storage.embedded import EmbeddedServer
 from clawsettle.storage.migrate import apply_migrations
 
 Load = Job | KeeperJob
-SECRET, LEDGER_KEY = "whsec_bench", "ledger_bench"
+SECRET, LEDGER_KEY, SETTLE_KEY = "whsec_bench", "ledger_bench", "settle_bench"
 _READY_S = 60.0
 
 
@@ -85,7 +85,7 @@ async def daemon(
         "PATH": "/usr/bin:/bin",
         "DATABASE_URL": server.dsn_of(name),
         "STRIPE_WEBHOOK_SIGNING_SECRET": SECRET,
-        "SETTLE_ADMIN_KEY": "settle_bench",
+        "SETTLE_ADMIN_KEY": SETTLE_KEY,
         "LEDGER_ADMIN_KEY": LEDGER_KEY,
         **(settings or {}),
     }

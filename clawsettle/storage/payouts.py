@@ -133,24 +133,18 @@ class Payouts:
         return [Leased(read_payout(row), begun + self.schedule.lease_s) for row in rows]
 
     async def _apply(self, transaction: Transaction, changes: Sequence[Change]) -> list[Changed]:
-        becoming_known = sorted(
-            {
-                change.event.sent.external_payout_id
-                for change in changes
-                if isinstance(change.event, SendAnswered | News)
-            }
+        known = {
+            change.event.sent.external_payout_id: change.payout_id
+            for change in changes
+            if isinstance(change.event, SendAnswered | News)
+        }
+        rows = await transaction.fetch(
+            _SQL["lock"], [change.payout_id for change in changes], sorted(known)
         )
-        if becoming_known:
-            await transaction.fetch(_SQL["lock_objects"], becoming_known)
-        rows = await transaction.fetch(_SQL["lock"], [change.payout_id for change in changes])
         desk = Desk({row["payout_id"]: read_payout(row) for row in rows}, _now(rows))
         lost = [not desk.take(change, self.schedule) for change in changes]
-        if becoming_known:
-            parked = await transaction.fetch(
-                _SQL["parked"], becoming_known, [change.payout_id for change in changes]
-            )
-            for row in parked:
-                desk.hear(read_news(row))
+        for told in await desk.store(transaction, known):
+            desk.hear(told)
         await desk.store(transaction)
         return [
             Changed(desk.payouts[change.payout_id], is_lost)
@@ -211,18 +205,31 @@ class Desk:
         self.heard.append((told, heard))
         return heard
 
-    async def store(self, transaction: Transaction) -> None:
-        """Store what has changed, and what was heard."""
-        if self.changed or self.audits:
+    async def store(
+        self, transaction: Transaction, known: Mapping[str, str] | None = None
+    ) -> Sequence[PayoutNews]:
+        """Store what has changed since the last time, and what was heard.
+
+        ``known`` are payouts that have become known by that, by the provider's ids; returns the
+        news that has waited for them.
+        """
+        parked: Sequence[Row] = ()
+        if self.changed:
+            known = known or {}
             rows = [audit_row(payout_id, audit, self._time) for payout_id, audit in self.audits]
-            await transaction.fetch(
+            parked = await transaction.fetch(
                 _SQL["store"],
                 [payout_row(self.payouts[payout_id]) for payout_id in sorted(self.changed)],
                 *_columns(rows, 6),
+                list(known),
+                list(known.values()),
             )
+            self.changed.clear()
+            self.audits.clear()
         if self.heard:
             rows = [_news_row(told, heard) for told, heard in self.heard]
             await transaction.fetch(_SQL["keep_news"], *_columns(rows, 12))
+        return [read_news(row) for row in parked]
 
     @property
     def _time(self) -> datetime:

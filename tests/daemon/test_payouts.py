@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from clawsettle.actors.payout_keeper import Creation, PayoutKeeper
+from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.errors import CallerError, ConflictError
 from clawsettle.domain.payouts import PayoutStatus
 from tests.house import House, open_house, settings
@@ -119,3 +120,26 @@ async def test_a_late_failure_of_a_paid_payout_gives_the_money_back(database_url
         assert payout.view()["status"] == "failed"
         assert await balances(house, one) == (5000, 0)
         assert await cleared(house) == 0
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_news_that_came_before_its_payout_is_heeded_when_it_is_sent(
+    database_url: str, named: bool
+) -> None:
+    async with site(database_url) as (house, keeper, one):
+        asked = order(one)
+        external_id = sha256_hex(f"po:{asked.payout_id}:{one.connect_account_id}")[:24]
+        view = {
+            "id": asked.payout_id,
+            "account_id": one.account_id,
+            "external_payout_id": f"po_{external_id}",
+            "amount_minor": "1200",
+        }
+        early = payout_event("payout.paid", "evt_1", view, named=named)
+        assert (await house.deliver(early)).is_success
+        created = await keeper.create(asked)
+        assert created.payout.external_payout_id == view["external_payout_id"]
+        assert created.payout.status is PayoutStatus.FINALIZING_PAID
+        assert await keeper.settle(asked.payout_id) is None
+        assert await balances(house, one) == (3800, 0)
+        assert await cleared(house) == 1200

@@ -77,10 +77,15 @@ SELECT pg_advisory_xact_lock(hashtextextended('payout:' || i.id, 0))
 FROM unnest($1::text[]) AS i (id);
 
 -- name: lock
--- Take these payouts for the rest of the transaction. Sorted, so that nobody deadlocks.
--- $1 text[] payout ids
+-- Take these payouts for the rest of the transaction, and before them the ids of the provider under
+-- which they become known, as lock_objects does. Sorted, so that nobody deadlocks.
+-- $1 text[] payout ids   $2 text[] provider's payout ids, ascending
+WITH objects AS MATERIALIZED (
+    SELECT count(pg_advisory_xact_lock(hashtextextended('payout:' || i.id, 0))) AS lock_count
+    FROM unnest($2::text[]) AS i (id)
+)
 SELECT p.*, date_trunc('milliseconds', now()) AS read_at FROM payout AS p
-WHERE p.payout_id = ANY ($1::text[])
+WHERE p.payout_id = ANY ($1::text[]) AND (SELECT lock_count FROM objects) >= 0
 ORDER BY p.payout_id
 FOR UPDATE;
 
@@ -96,25 +101,12 @@ WHERE p.payout_id = ANY (ARRAY(
 ORDER BY p.payout_id
 FOR UPDATE;
 
--- name: parked
--- News that waits for payouts with these ids.
--- $1 text[] provider's payout ids   $2 text[] payout ids
-SELECT * FROM payout_event AS e
-WHERE e.event_id = ANY (ARRAY(
-    SELECT event_id FROM payout_event
-    WHERE external_payout_id = ANY ($1::text[]) AND state = 'parked'
-    UNION ALL
-    SELECT event_id FROM payout_event
-    WHERE named_payout_id = ANY ($2::text[]) AND state = 'parked'
-))
-ORDER BY e.event_id
-FOR UPDATE;
-
 -- name: store
 -- Store payouts that this transaction has locked, with the audit rows of what happened to them.
+-- Returns the news that waits for payouts that have become known by this.
 -- $1 payout[] whole rows   $2 text[] payout ids, $3 text[] event types, $4 text[] keys (null: none),
 -- $5 text[] statuses entered (null: none), $6 text[] details and $7 timestamptz[] instants of the
--- audit rows, in their order
+-- audit rows, in their order   $8 text[] provider's ids and $9 text[] ids of payouts become known
 WITH stored AS (
     UPDATE payout AS p
     SET status = i.status, external_payout_id = i.external_payout_id, transfer_id = i.transfer_id,
@@ -129,14 +121,26 @@ WITH stored AS (
     FROM unnest($1::payout[]) AS i
     WHERE p.payout_id = ANY (ARRAY(SELECT payout_id FROM unnest($1::payout[])))
       AND p.payout_id = i.payout_id
+), audited AS (
+    INSERT INTO payout_audit
+        (payout_id, event_type, event_idempotency_key, to_status, details, at)
+    SELECT i.payout_id, i.event_type, i.key, i.to_status, i.details, i.at
+    FROM unnest(
+        $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[]
+    ) WITH ORDINALITY AS i (payout_id, event_type, key, to_status, details, at, place)
+    ORDER BY i.place
+    ON CONFLICT (payout_id, event_type, event_idempotency_key) DO NOTHING
 )
-INSERT INTO payout_audit (payout_id, event_type, event_idempotency_key, to_status, details, at)
-SELECT i.payout_id, i.event_type, i.key, i.to_status, i.details, i.at
-FROM unnest(
-    $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[]
-) WITH ORDINALITY AS i (payout_id, event_type, key, to_status, details, at, place)
-ORDER BY i.place
-ON CONFLICT (payout_id, event_type, event_idempotency_key) DO NOTHING;
+SELECT * FROM payout_event AS e
+WHERE e.event_id = ANY (ARRAY(
+    SELECT event_id FROM payout_event
+    WHERE external_payout_id = ANY ($8::text[]) AND state = 'parked'
+    UNION ALL
+    SELECT event_id FROM payout_event
+    WHERE named_payout_id = ANY ($9::text[]) AND state = 'parked'
+))
+ORDER BY e.event_id
+FOR UPDATE;
 
 -- name: keep_news
 -- Keep what events say of payouts, with what became of it; what was parked before is judged anew.
