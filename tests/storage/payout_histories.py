@@ -138,6 +138,8 @@ async def store(database: Database, histories: Iterable[History]) -> None:
         load_queries("payouts")["store"],
         [payout_row(one.payout) for one in histories],
         *[[row[place] for row in rows] for place in range(6)],
+        [],
+        [],
     )
 
 
