@@ -138,11 +138,14 @@ class PayoutKeeper:
         end, is_ours = await self._go_on(taken)
         return Creation(end.payout_or_raise(), deduped=not is_ours)
 
-    async def settle(self, payout_id: str) -> ClawsettleError | None:
+    async def settle(self, payout_id: str, drive: Drive | None = None) -> ClawsettleError | None:
         """Heed what the provider has said of a payout; return what keeps it from its end, if any.
 
+        ``drive`` is one that was begun after the news was stored.
         Raises: NotFoundError, Overloaded, StorageUnavailable or StorageError.
         """
+        if drive is not None:
+            return _kept_by(await drive.wait())
         while True:
             under_way = self._drives.get(payout_id)
             if under_way is not None:
@@ -150,10 +153,7 @@ class PayoutKeeper:
                 await under_way.wait()
             leased = await self._claimed.ask(payout_id)
             if leased is not None:
-                end = await self._drive(leased).wait()
-                if end.payout.status.is_end:
-                    return None
-                return end.failure or _stopped_by(end.payout)
+                return _kept_by(await self._drive(leased).wait())
             payout = await self._look_up(payout_id)
             if payout.status.is_end:
                 return None
@@ -195,16 +195,19 @@ class PayoutKeeper:
             },
         )
 
-    def take(self, leased: Sequence[Leased]) -> None:
+    def take(self, leased: Sequence[Leased]) -> dict[str, Drive]:
         """Work on payouts that were leased for this keeper, no more than it had ``room`` for.
 
-        Those that find none any more wait for their leases to end.
+        Returns their drives by their ids; those that find no room any more have none, and wait for
+        their leases to end.
         """
+        drives: dict[str, Drive] = {}
         try:
             for one in leased:
-                self._drive(one)
+                drives[one.payout.payout_id] = self._drive(one)
         except Overloaded:
-            _log.info("payouts_left_to_their_leases", payouts=len(leased))
+            _log.info("payouts_left_to_their_leases", payouts=len(leased) - len(drives))
+        return drives
 
     async def run(self) -> None:
         """Work until closed and drained."""
@@ -329,6 +332,13 @@ class PayoutKeeper:
             payout = changed.payout
             step = payout.next_step() if payout.lease_token is not None else None
         return DriveEnd(payout, refusal or failure)
+
+
+def _kept_by(end: DriveEnd) -> ClawsettleError | None:
+    """Return what kept a drive from the payout's end; None when it is there."""
+    if end.payout.status.is_end:
+        return None
+    return end.failure or _stopped_by(end.payout)
 
 
 def _stopped_by(payout: Payout) -> ClawsettleError | None:

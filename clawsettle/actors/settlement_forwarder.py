@@ -10,7 +10,7 @@ Stops: on ``close``, when the attempts under way have been recorded.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -19,7 +19,7 @@ import trio
 from attrs import define, field, frozen
 
 from clawsettle.actors.mailbox import Mailbox, Reply
-from clawsettle.actors.payout_keeper import PayoutKeeper
+from clawsettle.actors.payout_keeper import Drive, PayoutKeeper
 from clawsettle.clients.ledger import SettlementLedger
 from clawsettle.domain.errors import ClawsettleError, StorageError, StorageUnavailable
 from clawsettle.domain.forwarding import (
@@ -53,27 +53,35 @@ class Seats:
     kind: "Kind"
     _forwarder: "SettlementForwarder"
 
-    def take(self, rows: Sequence[LeasedRow]) -> dict[str, Attempt]:
+    def take(
+        self, rows: Sequence[LeasedRow], drives: Mapping[str, Drive] | None = None
+    ) -> dict[str, Attempt]:
         """Seat leased rows, at most ``count`` in all, and return their attempts by event id.
 
+        ``drives`` are those that rows' events have begun of their payouts, by the events' ids.
         Raises: Overloaded when the forwarder is closed; the rows wait for their leases to end.
         """
         assert len(rows) <= self.count  # noqa: S101 - whoever claims is told how many
-        return {row.event_id: self._seat(row) for row in rows}
+        drives = drives or {}
+        return {row.event_id: self._seat(row, drives.get(row.event_id)) for row in rows}
 
-    def _seat(self, row: LeasedRow) -> Attempt:
-        attempt = self._forwarder.start(row, self.kind)
+    def _seat(self, row: LeasedRow, drive: Drive | None) -> Attempt:
+        attempt = self._forwarder.start(row, self.kind, drive)
         self.count -= 1
         return attempt
 
 
 @frozen(eq=False)
 class _Work:
-    """A leased row, the attempt that waits for it, and what kind of seat it has."""
+    """A leased row, the attempt that waits for it, and what kind of seat it has.
+
+    ``drive`` is what its event has begun of its payout.
+    """
 
     row: LeasedRow
     kind: Kind
     attempt: Attempt
+    drive: Drive | None
 
 
 _Finished = tuple[_Work, AttemptResult]
@@ -138,12 +146,12 @@ class SettlementForwarder:
             self._seats[kind] -= seats.count
             self._tell_who_missed()
 
-    def start(self, row: LeasedRow, kind: Kind) -> Attempt:
+    def start(self, row: LeasedRow, kind: Kind, drive: Drive | None = None) -> Attempt:
         """Start a row's attempt on a reserved seat; see ``Seats.take``."""
         if row.rescued:
             self.rescued_count += 1
             _log.warning("settlement_rescued", event_id=row.event_id, attempts=row.attempts)
-        work = _Work(row, kind, Attempt())
+        work = _Work(row, kind, Attempt(), drive)
         self._waiting.put(work)
         self._under_way.add(work)
         self._latest[row.event_id] = work.attempt
@@ -235,7 +243,7 @@ class SettlementForwarder:
         failure: ClawsettleError | None = StorageUnavailable("the payout did not heed it in time")
         try:
             with trio.move_on_at(ends):
-                failure = await payouts.settle(payout_id)
+                failure = await payouts.settle(payout_id, work.drive)
         except ClawsettleError as error:
             failure = error
         except Exception:  # noqa: BLE001 - as in _send

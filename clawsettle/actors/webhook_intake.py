@@ -13,6 +13,7 @@ import structlog
 from attrs import define, field, frozen
 
 from clawsettle.actors.batcher import Batcher
+from clawsettle.actors.payout_keeper import Drive, PayoutKeeper
 from clawsettle.actors.settlement_forwarder import Attempt, SettlementForwarder
 from clawsettle.domain.forwarding import ForwardingState, Standing
 from clawsettle.storage.payouts import Heard
@@ -49,8 +50,9 @@ class WebhookIntake:
     """See the module. ``batch_max`` bounds one commit, ``waiting_max`` the deliveries that wait.
 
     ``failures_are_answered`` says that a failed attempt is answered as a failure: the delivery
-    that starts the next attempt is then the first that can count. ``when_news`` is called when
-    payouts may have news that no attempt here will have them heed.
+    that starts the next attempt is then the first that can count. ``payouts`` takes up the payouts
+    that an event has given something to do; ``when_news`` is called when there may be some that
+    nobody here has taken up.
     """
 
     outbox: SettlementOutbox
@@ -58,6 +60,7 @@ class WebhookIntake:
     batch_max: int
     waiting_max: int
     failures_are_answered: bool = True
+    payouts: PayoutKeeper | None = None
     when_news: Callable[[], None] = field(default=lambda: None)
     name: str = field(default="webhook_intake", init=False)
     mismatch_count: int = field(default=0, init=False)
@@ -97,15 +100,21 @@ class WebhookIntake:
             same.setdefault(delivery.event.event_id, []).append(delivery)
         with self.forwarder.reserve(len(same)) as seats:
             recorded = await self.outbox.record(
-                [first for first, *_ in same.values()], leased_max=seats.count
+                [first for first, *_ in same.values()],
+                leased_max=seats.count,
+                payouts_max=self.payouts.room if self.payouts else 0,
             )
+            drives = self._drive(recorded)
             new_rows = {new.event_id: new.row for new in recorded}
             # In the order of arrival: a payment before its refund.
             leased = [row for event_id in same if (row := new_rows.get(event_id)) is not None]
-            attempts = seats.take(leased)
+            attempts = seats.take(leased, drives)
         if any(new.row is None and new.due_at is not None for new in recorded):
             self.forwarder.when_roomy()
-        if any(new.row is None and same[new.event_id][0].news for new in recorded):
+        if any(
+            new.row is None and new.payout is None and same[new.event_id][0].news
+            for new in recorded
+        ):
             self.when_news()
         receipts = {
             new.event_id: self._receipts_of_new(same[new.event_id], new, attempts.get(new.event_id))
@@ -115,6 +124,14 @@ class WebhookIntake:
         if known:
             receipts |= await self._receipts_of_known(known)
         return [next(receipts[delivery.event.event_id]) for delivery in deliveries]
+
+    def _drive(self, recorded: Sequence[Recorded]) -> dict[str, Drive]:
+        """Have the payouts that were leased taken up; return their drives by the events' ids."""
+        if self.payouts is None:
+            return {}
+        movers = {new.payout.payout.payout_id: new.event_id for new in recorded if new.payout}
+        drives = self.payouts.take([new.payout for new in recorded if new.payout])
+        return {movers[payout_id]: drive for payout_id, drive in drives.items()}
 
     def _receipts_of_new(
         self, deliveries: Sequence[Delivery], new: Recorded, attempt: Attempt | None

@@ -100,7 +100,7 @@ class Addresses:
 def assemble(settings: Settings, database: Database) -> Parts:
     """Put a daemon's parts together; starts nothing."""
     forwarding = settings.forwarding
-    outbox = SettlementOutbox(database, forwarding.lease_s)
+    outbox = SettlementOutbox(database, forwarding.lease_s, settings.payouts.lease_s)
     letters = DeadLetters(database, forwarding.lease_s)
     ledger, keeper, http_ledger = open_ledger(settings, database)
     payouts = assemble_payouts(settings, database, ledger)
@@ -127,6 +127,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
         INTAKE_BATCH_MAX,
         forwarding.mailbox_max,
         failures_are_answered=forwarding.acknowledge == "attempted",
+        payouts=payouts.keeper if payouts else None,
         when_news=payouts.janitor.ring if payouts else lambda: None,
     )
     recorder = DeliveryRecorder(

@@ -7,11 +7,11 @@ stored with its audit rows in one commit: what came of its holder's step, and th
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 import trio
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, frozen
 
 from clawsettle.domain.errors import IllegalTransition
 from clawsettle.domain.payout_events import News, PayoutEvent, SendAnswered, news
@@ -69,10 +69,14 @@ class Changed:
 
 @frozen
 class Heard:
-    """What became of a piece of news, and the payout it was found to be about."""
+    """What became of a piece of news, and the payout it was found to be about.
+
+    ``leased`` is that payout when it was leased to who has heard of it.
+    """
 
     verdict: Verdict
     payout_id: str | None
+    leased: Payout | None = None
 
 
 def birth_token() -> int:
@@ -153,12 +157,17 @@ class Payouts:
 
 
 async def hear_news(
-    transaction: Transaction, told: Sequence[PayoutNews]
+    transaction: Transaction,
+    told: Sequence[PayoutNews],
+    *,
+    tokens: Mapping[str, int],
+    lease_s: float,
 ) -> tuple[Mapping[str, Heard], "Desk"]:
     """Match news with its payouts, within the transaction that records its events.
 
-    Returns what becomes of each event, and the desk whose ``store`` must follow once the events'
-    own rows are there.
+    A payout that has something to do by it is leased to the caller with the token of its event,
+    where that has one. Returns what becomes of each event, and the desk whose ``store`` must follow
+    once the events' own rows are there.
 
     Raises: StorageUnavailable or StorageError.
     """
@@ -171,7 +180,22 @@ async def hear_news(
         [one.named_payout_id for one in told if one.named_payout_id is not None],
     )
     desk = Desk({row["payout_id"]: read_payout(row) for row in rows}, _now(rows))
-    return {one.event_id: desk.hear(one) for one in told}, desk
+    heard = {one.event_id: desk.hear(one) for one in told}
+    for event_id, one in heard.items():
+        if one.payout_id is not None and event_id in tokens:
+            leased = desk.lease(one.payout_id, tokens[event_id], lease_s)
+            heard[event_id] = evolve(one, leased=leased)
+    return heard, desk
+
+
+async def recall_leased(database: Database, tokens: Mapping[str, int]) -> dict[str, Payout]:
+    """Return the payouts that have the tokens of these events, by the events' ids.
+
+    They were leased by hearing them in a try whose answer was lost.
+    Raises: StorageUnavailable or StorageError.
+    """
+    rows = await database.fetch(_SQL["recall"], list(tokens), list(tokens.values()))
+    return {row["event_id"]: read_payout(row) for row in rows}
 
 
 @define
@@ -204,6 +228,16 @@ class Desk:
         heard = Heard(verdict, None if parked or payout is None else payout.payout_id)
         self.heard.append((told, heard))
         return heard
+
+    def lease(self, payout_id: str, token: int, lease_s: float) -> Payout | None:
+        """Lease a payout that has become due here, and return it; None when it has not."""
+        payout = self.payouts[payout_id]
+        if payout_id not in self.changed or payout.lease_token or payout.due_at != self.now:
+            return None
+        due_at = self._time + timedelta(seconds=lease_s)
+        leased = evolve(payout, due_at=due_at, lease_token=token, attempts=payout.attempts + 1)
+        self._put(leased)
+        return leased
 
     async def store(
         self, transaction: Transaction, known: Mapping[str, str] | None = None

@@ -23,7 +23,7 @@ from clawsettle.domain.payout_news import AccountNews, NewsState, PayoutNews
 from clawsettle.domain.stripe_events import Mapped, RefundTotal, StripeEvent, refund_since
 from clawsettle.storage.bridge import Database, Row, Transaction
 from clawsettle.storage.connect_accounts import note_account
-from clawsettle.storage.payouts import Heard, hear_news
+from clawsettle.storage.payouts import Heard, Leased, hear_news, recall_leased
 from clawsettle.storage.queries import load_queries
 
 _SQL = load_queries("settlement_outbox")
@@ -77,7 +77,8 @@ class Recorded:
     """What recording made of one new event.
 
     ``row`` is its outbox row when it is leased to the caller; ``due_at`` is None when nothing of
-    it is forwarded. ``heard`` tells of an event about a payout what became of it.
+    it is forwarded. ``heard`` tells of an event about a payout what became of it, ``payout`` is the
+    payout that has something to do by it, when that is leased to the caller, too.
     """
 
     event_id: str
@@ -85,6 +86,7 @@ class Recorded:
     row: LeasedRow | None
     due_at: datetime | None
     heard: Heard | None = None
+    payout: Leased | None = None
 
 
 @frozen
@@ -114,15 +116,18 @@ class Backlog:
 
 @frozen
 class SettlementOutbox:
-    """The repository of the webhook path.
+    """The repository of the webhook path; ``payout_lease_s`` is how long a payout is leased.
 
     Every method is one commit and repeatable, and raises StorageUnavailable or StorageError.
     """
 
     database: Database
     lease_s: float
+    payout_lease_s: float = 0.0
 
-    async def record(self, deliveries: Sequence[Delivery], *, leased_max: int) -> list[Recorded]:
+    async def record(
+        self, deliveries: Sequence[Delivery], *, leased_max: int, payouts_max: int = 0
+    ) -> list[Recorded]:
         """Record new events, and lease up to ``leased_max`` of their outbox rows to the caller.
 
         Event ids must be unique among ``deliveries``. Events that were recorded before are left as
@@ -130,7 +135,8 @@ class SettlementOutbox:
         so that a redelivery brings it back once its cause is mended. What this call recorded is
         returned also when the answer to its commit was lost. Cumulative refunds are turned
         into what is new of them, under a lock on their charge. News of payouts is applied to them,
-        and news of connected accounts noted, in the same commit.
+        and news of connected accounts noted, in the same commit; up to ``payouts_max`` payouts that
+        have something to do by it are leased to the caller, if all rows are.
         """
         begun = trio.current_time()
         ordered = sorted(deliveries, key=lambda delivery: delivery.event.event_id)
@@ -142,19 +148,18 @@ class SettlementOutbox:
             )
         else:
             drafts, rows = await self.database.transaction(
-                lambda transaction: self._record_with_more(transaction, ordered, tokens, leased_max)
+                lambda transaction: self._record_with_more(
+                    transaction, ordered, tokens, leased_max, payouts_max
+                )
             )
         drafted = {draft.event.event_id: draft for draft in drafts}
-        ends = begun + self.lease_s
-        recorded = [_recorded(row, drafted[row["event_id"]], ends) for row in rows]
+        ends, payout_ends = begun + self.lease_s, begun + self.payout_lease_s
+        recorded = [_recorded(row, drafted[row["event_id"]], ends, payout_ends) for row in rows]
         for new in recorded:
             del tokens[new.event_id]
         if tokens:
-            rows = await self.database.fetch(_SQL["recall"], list(tokens), list(tokens.values()))
-            recorded += [
-                Recorded(row["event_id"], "forwarded", leased_row(row, ends), row["due_at"])
-                for row in rows
-            ]
+            told = tokens.keys() & {d.event.event_id for d in ordered if d.news is not None}
+            recorded += await self._recall(tokens, told, ends, payout_ends)
         return recorded
 
     async def look(self, event_ids: Iterable[str]) -> dict[str, KnownEvent]:
@@ -215,6 +220,7 @@ class SettlementOutbox:
         ordered: Sequence[Delivery],
         tokens: Mapping[str, int],
         leased_max: int,
+        payouts_max: int,
     ) -> "tuple[list[_Draft], Sequence[Row]]":
         """Record events of which some change more than the inbox; locks charges, then payouts."""
         charges = _Charges()
@@ -228,7 +234,13 @@ class SettlementOutbox:
         told = [d.news for d in fresh if d.news is not None]
         heard: Mapping[str, Heard] = {}
         if told:
-            heard, desk = await hear_news(transaction, told)
+            most = payouts_max if len(ordered) <= leased_max else 0
+            heard, desk = await hear_news(
+                transaction,
+                told,
+                tokens={one.event_id: tokens[one.event_id] for one in told[:most]},
+                lease_s=self.payout_lease_s,
+            )
         drafts = [_draft(d, charges.payload(d.mapped), heard.get(d.event.event_id)) for d in fresh]
         if refunds:
             await charges.store(transaction)
@@ -245,6 +257,34 @@ class SettlementOutbox:
                 said_at=account.said_at,
             )
         return drafts, rows
+
+    async def _recall(
+        self,
+        tokens: Mapping[str, int],
+        told: set[str],
+        lease_ends: float,
+        payout_lease_ends: float,
+    ) -> list[Recorded]:
+        """Return what was recorded under these tokens in a try whose answer was lost.
+
+        ``told`` are the ids of the events that tell of payouts.
+        """
+        rows = await self.database.fetch(_SQL["recall"], list(tokens), list(tokens.values()))
+        leased: dict[str, Leased] = {}
+        if told:
+            payouts = await recall_leased(self.database, {i: tokens[i] for i in told})
+            leased = {i: Leased(payout, payout_lease_ends) for i, payout in payouts.items()}
+        forwarded = [
+            Recorded(
+                row["event_id"],
+                "forwarded",
+                leased_row(row, lease_ends),
+                row["due_at"],
+                payout=leased.pop(row["event_id"], None),
+            )
+            for row in rows
+        ]
+        return forwarded + [Recorded(i, "heeded", None, None, payout=leased[i]) for i in leased]
 
     def _columns(
         self, drafts: "Sequence[_Draft]", tokens: Mapping[str, int], leased_max: int
@@ -336,11 +376,18 @@ def _payload(delivery: Delivery) -> str | None:
     return None if delivery.mapped is None else canonical_json(delivery.mapped.payload)
 
 
-def _recorded(row: Row, draft: _Draft, lease_ends: float) -> Recorded:
+def _recorded(row: Row, draft: _Draft, lease_ends: float, payout_lease_ends: float) -> Recorded:
     leased = None if row["lease_token"] is None else leased_row(row, lease_ends)
-    if leased is not None and draft.heard is not None:
-        leased = attrs.evolve(leased, payout_id=draft.heard.payout_id)
-    return Recorded(row["event_id"], draft.disposition, leased, row["due_at"], draft.heard)
+    new = Recorded(row["event_id"], draft.disposition, leased, row["due_at"])
+    heard = draft.heard
+    if heard is None:
+        return new
+    return attrs.evolve(
+        new,
+        row=leased and attrs.evolve(leased, payout_id=heard.payout_id),
+        heard=heard,
+        payout=None if heard.leased is None else Leased(heard.leased, payout_lease_ends),
+    )
 
 
 def leased_row(row: Row, lease_ends: float) -> LeasedRow:

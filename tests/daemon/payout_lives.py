@@ -226,6 +226,16 @@ async def sent(act: Act) -> None:
             await keeper_of(act.house).retry((await act.payout()).payout_id)
 
 
+async def come_due(act: Act) -> None:
+    """Let the time come at which a provider that is silent is asked."""
+    await act.house.database.fetch(
+        "UPDATE payout SET due_at = now()"
+        " WHERE idempotency_key = $1 AND due_at IS NOT NULL AND lease_token IS NULL",
+        act.key,
+    )
+    await at_rest(act.house.database)
+
+
 async def cancel(act: Act) -> None:
     assert (await keeper_of(act.house).cancel((await act.payout()).payout_id)).status.wire in {
         PayoutStatus.FINALIZING_FAILED,

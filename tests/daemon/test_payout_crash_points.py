@@ -23,6 +23,7 @@ from tests.daemon.payout_lives import (
     Lives,
     World,
     cancel,
+    come_due,
     create,
     grow_old,
     hear,
@@ -43,6 +44,7 @@ CREATED = hear(P.PENDING)
 
 LIVES = {
     "paid": Life((create, CREATED, hear(P.PAID)), S.PAID, PAID, SPENT),
+    "asked for": Life((create, come_due, hear(P.PAID)), S.PAID, PAID, SPENT),
     "failed": Life((create, hear(P.FAILED)), S.FAILED, GIVEN_BACK, NOTHING),
     "failed late": Life((create, hear(P.PAID), hear(P.FAILED)), S.RETURNED, RETURNED, NOTHING),
     "canceled here": Life((create, cancel), S.CANCELED, GIVEN_BACK, NOTHING),

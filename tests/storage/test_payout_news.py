@@ -65,7 +65,9 @@ async def records(database_url: str, **changes: Any) -> AsyncIterator[Records]:
         await database.fetch(
             load_queries("payouts")["insert"], [payout_row(payout(**known | changes))]
         )
-        yield Records(Payouts(database, SCHEDULE), SettlementOutbox(database, 30.0))
+        yield Records(
+            Payouts(database, SCHEDULE), SettlementOutbox(database, 30.0, SCHEDULE.lease_s)
+        )
 
 
 def nameless(status: ProviderStatus = ProviderStatus.PAID, **changes: Any) -> Delivery:
@@ -119,6 +121,19 @@ async def test_news_of_a_payout_that_is_not_locked_yet_waits_for_its_sending(
         await at.submit()
         assert await at.states() == {"evt_paid": ("applied", PAYOUT_ID)}
         assert (await at.payout()).status is PayoutStatus.FINALIZING_PAID
+
+
+@pytest.mark.parametrize("room", [0, 1])
+async def test_what_news_gives_to_do_is_leased_to_who_records_it_and_has_room(
+    database_url: str, room: int
+) -> None:
+    async with records(database_url) as at:
+        await at.submit()
+        (new,) = await at.outbox.record([named()], leased_max=1, payouts_max=room)
+        payout = await at.payout()
+        assert (payout.status, payout.attempts) == (PayoutStatus.FINALIZING_PAID, room)
+        assert (new.payout and new.payout.payout) == (payout if room else None)
+        assert len(await at.payouts.claim_due(2)) == 1 - room
 
 
 @pytest.mark.parametrize("first", ["news", "id"])

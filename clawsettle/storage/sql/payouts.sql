@@ -69,6 +69,19 @@ WHERE p.payout_id = ANY (ARRAY(
 ))
 RETURNING p.*;
 
+-- name: recall
+-- The payouts that hearing these events has leased in a try whose answer was lost: they have their
+-- tokens.
+-- $1 text[] event ids   $2 bigint[] the lease tokens that their payouts were to get
+SELECT e.event_id, p.*
+FROM unnest($1::text[], $2::bigint[]) AS i (event_id, lease_token)
+JOIN payout_event AS e ON e.event_id = i.event_id
+JOIN payout AS p ON p.payout_id = e.payout_id AND p.lease_token = i.lease_token
+WHERE e.event_id = ANY ($1::text[])
+  AND p.payout_id = ANY (ARRAY(
+      SELECT payout_id FROM payout_event WHERE event_id = ANY ($1::text[])
+  ));
+
 -- name: lock_objects
 -- Keep everybody else who asks for these ids of the provider waiting until this transaction ends:
 -- news of a payout that is not known yet, and the payout that is becoming known.
