@@ -36,8 +36,8 @@ PAGE = 500
 SETTLED_AFTER = timedelta(seconds=60)
 """How old a cut is at least, so that no transaction from before it can still commit."""
 
-# A payout is sent within the day of its order, and its object is dated by the provider's clock.
-_MARGIN = timedelta(hours=25)
+# A payout's object is made before its sending is recorded, and is dated by the provider's clock.
+_MARGIN = timedelta(hours=1)
 Progress = Callable[[int, int], None]
 
 
@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 class _Input:
     """A record as it was read: how many lines, and their digest.
 
-    Ours and the ledger's are in the order of payouts' ids, the provider's are sorted.
+    Ours and the ledger's are in the order of payouts' ids, the provider's in that of its own.
     """
 
     count: int = 0
@@ -78,20 +78,21 @@ class PayoutComparer:
         Raises: ProviderError for a record that does not answer, StorageUnavailable, StorageError.
         """
         as_of = cut.as_of or await self.past.read_at() - SETTLED_AFTER
-        ours, events = _Input(), _Input()
-        record, theirs = await self._provider_record(cut, as_of)
+        ours, events, theirs = _Input(), _Input(), _Input()
+        ids = await self.past.ids_of_day(cut.first, cut.last, as_of)
+        record = await self._provider_record(cut, as_of, ids)
         comparison = Comparison(as_of, record)
 
         async def add(payout_ids: Sequence[str]) -> None:
             payouts = await self.past.at(payout_ids, as_of)
-            known = await self._events(payouts, as_of)
-            ours.add(our_line(payout) for payout in payouts)
-            for payout in payouts:
-                found = {key: known[key] for key in ledger_keys(payout).values() if key in known}
+            known = await self._events([one.then for one in payouts], as_of)
+            ours.add(our_line(one.then) for one in payouts)
+            for one in payouts:
+                keys = ledger_keys(one.then).values()
+                found = {key: known[key] for key in keys if key in known}
                 events.add(ledger_line(event) for event in found.values())
-                comparison.add(payout, found)
+                comparison.add(one.then, found, one.status_now)
 
-        ids = await self.past.ids_of_day(cut.first, cut.last, as_of)
         for place in range(0, len(ids), PAGE):
             progress(place, len(ids))
             await add(ids[place : place + PAGE])
@@ -100,6 +101,7 @@ class PayoutComparer:
             # What the provider made that day may belong to a payout of another day.
             named = {told.payout_id for told in record.strangers() if told.payout_id is not None}
             await add(sorted(named - set(ids)))
+            theirs.add(provider_line(told, status) for told, status in record.of_day())
         inputs = {
             str(RecordName.OURS): ours.view(),
             str(RecordName.LEDGER): events.view(),
@@ -117,28 +119,33 @@ class PayoutComparer:
         }
 
     async def _provider_record(
-        self, cut: ReportCut, as_of: datetime
-    ) -> tuple[ProviderRecord | None, _Input]:
-        """Read the provider's objects around the day; None where it keeps none."""
-        theirs = _Input()
+        self, cut: ReportCut, as_of: datetime, payout_ids: Sequence[str]
+    ) -> ProviderRecord | None:
+        """Read the provider's objects of the day and of these payouts; None where it keeps none.
+
+        A payout that was paid on the day may have been sent long before, and one that was created
+        on it long after.
+        """
         if self.provider is None:
-            return None, theirs
-        accounts = await self.past.connect_account_ids()
+            return None
+        first, last = cut.first, cut.last
+        for place in range(0, len(payout_ids), PAGE):
+            span = await self.past.span(payout_ids[place : place + PAGE], as_of)
+            first, last = min(first, span.first), max(last, span.last)
         listed = self.provider.payouts_between(
-            cut.first - _MARGIN, cut.last + _MARGIN, connect_account_ids=accounts
+            first - _MARGIN,
+            last + _MARGIN,
+            connect_account_ids=await self.past.connect_account_ids(),
         )
         if listed is None:
-            return None, theirs
+            return None
         record = ProviderRecord(cut.first, min(cut.last, as_of))
-        lines = []
         try:
             async with aclosing(listed):
                 async for told in listed:
                     record.add(told)
-                    lines.append(provider_line(told))
         except ProviderError as error:
             raise ProviderError(
                 "the payout provider has not listed its payouts", code="STRIPE_API_ERROR"
             ) from error
-        theirs.add(sorted(lines))
-        return record, theirs
+        return record

@@ -15,7 +15,7 @@ from clawsettle.domain.instants import iso_instant
 from clawsettle.domain.ledger_orders import LedgerEvent
 from clawsettle.domain.payout_comparison import Mismatch, MismatchKind, RecordName, our_events
 from clawsettle.domain.payout_reports import csv_lines
-from clawsettle.domain.payouts import Payout
+from clawsettle.domain.payouts import Payout, PayoutStatus
 from clawsettle.domain.providers import ProviderPayout
 
 FIELDS = tuple(Mismatch(MismatchKind.LATE, RecordName.OURS, "", "", "", "", 1, "", 0).view())
@@ -49,8 +49,11 @@ def ledger_line(event: LedgerEvent) -> str:
     )
 
 
-def provider_line(told: ProviderPayout) -> str:
-    """Return a provider's object as a line of the input that is hashed."""
+def provider_line(told: ProviderPayout, status_now: PayoutStatus | None) -> str:
+    """Return a provider's object as a line of the input that is hashed.
+
+    ``status_now`` is where ours stood when it was compared.
+    """
     return canonical_json(
         {
             "external_payout_id": told.external_payout_id,
@@ -61,6 +64,7 @@ def provider_line(told: ProviderPayout) -> str:
             "status": str(told.status),
             "created_at": iso_instant(told.created_at),
             "reversed": told.reversed,
+            "status_now": status_now or "",
         }
     )
 

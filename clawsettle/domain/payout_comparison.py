@@ -2,7 +2,8 @@
 
 The day's payouts are those that were created, submitted, finalised or failed on it. All is compared
 as of one instant, the cut: what was recorded from it on is as if it were not. The provider alone
-tells no history, so its words are those of when it was asked.
+tells no history: its words are those of when it was asked. So they differ from ours only when they
+fit neither where a payout stood at the cut nor where it stood just after they were said.
 
 A finding is one mismatch: of which kind, in which record, of which payout, its amount and its age.
 What was under way at the cut is no finding until it is older than such a thing takes.
@@ -132,12 +133,14 @@ class Comparison:
     provider: "ProviderRecord | None"
     mismatches: list[Mismatch] = Factory(list)
 
-    def add(self, payout: Payout, events: Mapping[str, LedgerEvent]) -> None:
+    def add(
+        self, payout: Payout, events: Mapping[str, LedgerEvent], status_now: PayoutStatus
+    ) -> None:
         """Compare one payout; ``events`` are those of its keys that the ledger had at the cut."""
         self._late(payout)
         self._ledger(payout, events)
         if self.provider is not None:
-            self._provider(payout, self.provider.of(payout))
+            self._provider(payout, self.provider.of(payout, status_now), status_now)
 
     def finish(self) -> list[Mismatch]:
         """Add what the provider has made that day and nobody here knows; return all in order."""
@@ -201,7 +204,9 @@ class Comparison:
                 " ".join(ends),
             )
 
-    def _provider(self, payout: Payout, told: Sequence[ProviderPayout]) -> None:
+    def _provider(
+        self, payout: Payout, told: Sequence[ProviderPayout], status_now: PayoutStatus
+    ) -> None:
         provider = RecordName.PROVIDER
         if not told:
             if payout.external_payout_id is not None:
@@ -219,7 +224,7 @@ class Comparison:
                 self._find(MismatchKind.AMOUNT, provider, payout, subject, expected, found)
             if self._is_under_way(payout):
                 continue
-            if one.status not in _AGREES[payout.status]:
+            if one.status not in _AGREES[payout.status] | _AGREES[status_now]:
                 self._find(
                     MismatchKind.STATE,
                     provider,
@@ -277,7 +282,7 @@ class ProviderRecord:
     end: datetime
     _named: dict[str, list[ProviderPayout]] = Factory(dict)
     _by_id: dict[str, ProviderPayout] = Factory(dict)
-    _known: set[str] = Factory(set)
+    _known: dict[str, PayoutStatus] = Factory(dict)
 
     def add(self, told: ProviderPayout) -> None:
         """Take an object in."""
@@ -285,14 +290,19 @@ class ProviderRecord:
         if told.payout_id is not None:
             self._named.setdefault(told.payout_id, []).append(told)
 
-    def of(self, payout: Payout) -> list[ProviderPayout]:
+    def of(self, payout: Payout, status_now: PayoutStatus) -> list[ProviderPayout]:
         """Return the objects of a payout: by its name, and by the id that we know."""
         found = {told.external_payout_id: told for told in self._named.get(payout.payout_id, ())}
         known = self._by_id.get(payout.external_payout_id or "")
         if known is not None:
             found[known.external_payout_id] = known
-        self._known |= found.keys()
+        self._known |= dict.fromkeys(found, status_now)
         return [found[external_id] for external_id in sorted(found)]
+
+    def of_day(self) -> list[tuple[ProviderPayout, PayoutStatus | None]]:
+        """Return what was compared, by the provider's id, with where ours stood then."""
+        ids = {*self._known, *(told.external_payout_id for told in self.strangers())}
+        return [(self._by_id[one], self._known.get(one)) for one in sorted(ids)]
 
     def strangers(self) -> list[ProviderPayout]:
         """Return the day's objects that no payout was found for."""

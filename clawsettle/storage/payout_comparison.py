@@ -15,6 +15,22 @@ _SQL = load_queries("payout_comparison")
 
 
 @frozen
+class PastPayout:
+    """A payout as it was at the cut, and where it stands now."""
+
+    then: Payout
+    status_now: PayoutStatus
+
+
+@frozen
+class Span:
+    """When the first of some payouts was created, and the last one submitted."""
+
+    first: datetime
+    last: datetime
+
+
+@frozen
 class PayoutPast:
     """The payouts of a day as of a cut. Raises (every method): StorageUnavailable, StorageError."""
 
@@ -30,13 +46,18 @@ class PayoutPast:
         rows = await self.database.fetch(_SQL["ids_of_day"], first, last, as_of)
         return [row["payout_id"] for row in rows]
 
-    async def at(self, payout_ids: Sequence[str], as_of: datetime) -> list[Payout]:
+    async def span(self, payout_ids: Sequence[str], as_of: datetime) -> Span:
+        """Return from when to when the objects of these payouts can have been made by the cut."""
+        row = (await self.database.fetch(_SQL["span"], list(payout_ids), as_of))[0]
+        return Span(row["created_at"], row["submitted_at"] or row["created_at"])
+
+    async def at(self, payout_ids: Sequence[str], as_of: datetime) -> list[PastPayout]:
         """Return those of these payouts that were there, as they were, in the order of their ids.
 
         Only what a status brings is taken back to the cut: ids, instants and the status itself.
         """
         rows = await self.database.fetch(_SQL["as_of"], list(payout_ids), as_of)
-        return [_then(row, as_of) for row in rows]
+        return [PastPayout(_then(row, as_of), PayoutStatus(row["status"])) for row in rows]
 
     async def connect_account_ids(self) -> frozenset[str]:
         """Return all accounts at the provider."""

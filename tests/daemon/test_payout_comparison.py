@@ -87,6 +87,46 @@ async def test_a_day_on_which_all_agree_has_no_mismatch(database_url: str) -> No
         assert await _compare(house, report.as_of) == report
 
 
+async def test_a_payout_that_was_sent_days_before_it_was_paid_is_found_there(
+    database_url: str,
+) -> None:
+    async with site(database_url) as (house, sandbox, account_id):
+        external_id = await _pay(house, account_id, "slow")
+        sandbox.state.move_payout(external_id, "paid")
+        await _heed(house, sandbox)
+        await house.database.fetch(
+            "WITH older AS (UPDATE payout SET created_at = created_at - interval '4 days',"
+            " submitted_at = submitted_at - interval '3 days')"
+            " UPDATE payout_audit SET at = at - interval '3 days'"
+            " WHERE to_status IN ('initiated', 'sending', 'submitted')"
+        )
+        made = sandbox.state.payouts[external_id]
+        days_s = int(timedelta(days=3).total_seconds())
+        older = {**made.content, "created": made.content["created"] - days_s}
+        sandbox.state.payouts[external_id] = evolve(made, content=older)
+        report = await _compare(house)
+        assert [one.view() for one in report.mismatches] == []
+        counts = {name: of["count"] for name, of in report.view()["inputs"].items()}  # type: ignore[attr-defined]
+        assert counts == {"ours": 1, "ledger": 2, "provider": 1}
+
+
+async def test_what_was_paid_after_the_cut_is_no_finding(database_url: str) -> None:
+    async with site(database_url) as (house, sandbox, account_id):
+        external_id = await _pay(house, account_id, "waits")
+        await house.database.fetch(
+            "WITH older AS (UPDATE payout SET created_at = created_at - interval '3 hours',"
+            " status_at = status_at - interval '3 hours',"
+            " submitted_at = submitted_at - interval '3 hours')"
+            " UPDATE payout_audit SET at = at - interval '3 hours'"
+        )
+        as_of = await PayoutPast(house.database).read_at()
+        sandbox.state.move_payout(external_id, "paid")
+        await _heed(house, sandbox)
+        report = await _compare(house, as_of)
+        # Its events of the ledger are of now, so all that is compared is the provider's word.
+        assert [one for one in report.mismatches if one.record == "provider"] == []
+
+
 async def test_each_difference_is_found(database_url: str) -> None:
     async with site(database_url) as (house, sandbox, account_id):
         unheard = await _pay(house, account_id, "unheard")

@@ -82,14 +82,17 @@ def told(status: ProviderStatus = ProviderStatus.PAID, **other: Any) -> Provider
 
 
 def compared(
-    one: Payout | None, ledger: Mapping[str, LedgerEvent], *theirs: ProviderPayout
+    one: Payout | None,
+    ledger: Mapping[str, LedgerEvent],
+    *theirs: ProviderPayout,
+    status_now: PayoutStatus | None = None,
 ) -> list[Mismatch]:
     record = ProviderRecord(DAY, AS_OF)
     for each in theirs:
         record.add(each)
     comparison = Comparison(AS_OF, record)
     if one is not None:
-        comparison.add(one, ledger)
+        comparison.add(one, ledger, status_now or one.status)
     return comparison.finish()
 
 
@@ -158,6 +161,36 @@ def test_another_state_at_the_provider_is_told_once_it_is_old(
     assert compared(young, events(young, *stages), told(says)) == []
 
 
+@pytest.mark.parametrize("says", [ProviderStatus.IN_TRANSIT, ProviderStatus.PAID])
+def test_what_both_have_come_to_since_the_cut_is_no_finding(says: ProviderStatus) -> None:
+    one = payout(S.SUBMITTED)
+    assert compared(one, events(one, "lock"), told(says), status_now=S.PAID) == []
+
+
+def test_what_fits_neither_then_nor_now_is_told() -> None:
+    one = payout(S.SUBMITTED)
+    mismatches = compared(one, events(one, "lock"), told(), status_now=S.FAILED)
+    assert [(each.subject, each.expected, each.found) for each in mismatches] == [
+        ("po_1", "submitted", "paid")
+    ]
+
+
+def test_the_days_objects_are_those_compared_and_those_made_on_it() -> None:
+    record = ProviderRecord(DAY, AS_OF)
+    before = DAY - timedelta(days=3)
+    for each in (
+        told(created_at=before),
+        told(external_payout_id="po_2", payout_id="pout_2", created_at=before),
+        told(external_payout_id="po_3", payout_id="pout_3"),
+    ):
+        record.add(each)
+    record.of(payout(), S.PAID)
+    assert [(one.external_payout_id, status) for one, status in record.of_day()] == [
+        ("po_1", S.PAID),
+        ("po_3", None),
+    ]
+
+
 def test_an_event_of_the_ledger_that_we_do_not_know_is_told() -> None:
     one = payout(S.SUBMITTED)
     mismatches = compared(one, events(one, "lock", "rollback"), told(ProviderStatus.PENDING))
@@ -199,7 +232,7 @@ def test_what_has_stood_still_too_long_is_late() -> None:
 def test_a_provider_that_keeps_nothing_has_no_mismatches() -> None:
     one = payout()
     comparison = Comparison(AS_OF, None)
-    comparison.add(one, events(one, "lock", "finalize"))
+    comparison.add(one, events(one, "lock", "finalize"), one.status)
     assert comparison.finish() == []
 
 

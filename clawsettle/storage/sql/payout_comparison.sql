@@ -19,6 +19,15 @@ FROM (
 ) AS happened
 ORDER BY payout_id;
 
+-- name: span
+-- When the first of these payouts was created, and the last one submitted before the cut.
+-- $1 text[] payout ids   $2 timestamptz cut
+SELECT
+    min(created_at) AS created_at,
+    max(submitted_at) FILTER (WHERE submitted_at < $2) AS submitted_at
+FROM payout
+WHERE payout_id = ANY ($1::text[]);
+
 -- name: as_of
 -- Payouts, with the status that each had at a cut and since when; those that were not there yet are
 -- left out. The + 0 keeps the planner from walking everybody's trail for one payout's last entry.
