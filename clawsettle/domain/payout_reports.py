@@ -167,7 +167,8 @@ def csv_lines(rows: Sequence[Sequence[str | None]]) -> str:
     # Nearly every page is plain. To ask that of it as a whole costs a tenth of asking each cell.
     cells = sum(map(len, rows))
     is_one_each = plain.count(",") + len(rows) == cells and plain.count("\n") + 1 == len(rows)
-    if is_one_each and not any(suspect in plain for suspect in _SUSPECT):
+    is_suspect = plain.startswith("-") or any(suspect in plain for suspect in _SUSPECT)
+    if is_one_each and not is_suspect:
         return plain
     return "\n".join([",".join([csv_cell(cell or "") for cell in row]) for row in rows])
 

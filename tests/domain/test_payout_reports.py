@@ -5,7 +5,7 @@ import io
 from datetime import UTC, date, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clawsettle.domain.canonical import sha256_hex
@@ -120,6 +120,7 @@ _CELLS = st.lists(
 
 
 @given(st.lists(_CELLS, min_size=1, max_size=4))
+@example([["-", ""]])
 def test_a_page_is_written_as_its_cells_are(rows: list[list[str]]) -> None:
     expected = "\n".join(",".join(map(csv_cell, row)) for row in rows)
     assert csv_lines(rows) == expected
