@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+import trio
 
+from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.payouts import PayoutStatus
 from tests.house import House, Json, open_house, settings
 from tests.payouts import SIMULATED, balances, cleared, keeper_of, order, payee, payout_event
@@ -78,3 +80,39 @@ async def test_a_payout_that_is_nobodys_here_is_forwarded_as_ever_and_waits(
         rows = await house.database.fetch("SELECT state, payout_id FROM payout_event")
         assert [(row["state"], row["payout_id"]) for row in rows] == [("parked", None)] * 2
         assert await balances(house, one) == (5000, 0)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
+@pytest.mark.parametrize("event_type", ["payout.paid", "payout.failed"])
+async def test_news_that_comes_before_its_payout_is_ordered_is_heeded_once_it_is_sent(
+    database_url: str, event_type: str, named: bool
+) -> None:
+    async with open_house(database_url, settings(payouts=SIMULATED)) as house:
+        one = await payee(house)
+        asked = order(one)
+        # The simulated provider's id is the contract's recipe, so it is known before it is given.
+        recipe = f"po:{asked.payout_id}:{one.connect_account_id}"
+        early = {
+            "id": asked.payout_id,
+            "external_payout_id": f"po_{sha256_hex(recipe)[:24]}",
+            "account_id": one.account_id,
+            "amount_minor": str(asked.amount_minor),
+        }
+        event = payout_event(event_type, "evt_early", early, named=named)
+        assert (await house.deliver(event)).json()["forwarded_to_ledger"]
+        (row,) = await house.database.fetch("SELECT state, payout_id FROM payout_event")
+        assert (row["state"], row["payout_id"]) == ("parked", None)
+        payouts = keeper_of(house).payouts
+        await keeper_of(house).create(asked)
+        with trio.fail_after(10):
+            payout = (await payouts.by_ids([asked.payout_id]))[asked.payout_id]
+            while not payout.status.is_end:
+                await trio.sleep(0.02)
+                payout = (await payouts.by_ids([asked.payout_id]))[asked.payout_id]
+        is_paid = event_type == "payout.paid"
+        assert payout.status is (PayoutStatus.PAID if is_paid else PayoutStatus.FAILED)
+        (row,) = await house.database.fetch("SELECT state, payout_id FROM payout_event")
+        assert (row["state"], row["payout_id"]) == ("applied", asked.payout_id)
+        assert (await house.deliver(event)).json()["deduped"] is True
+        assert await balances(house, one) == ((3800, 0) if is_paid else (5000, 0))
+        assert await cleared(house) == (1200 if is_paid else 0)
