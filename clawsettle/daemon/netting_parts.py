@@ -4,7 +4,6 @@ from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.actors.netting_steps import NettingSteps
 from clawsettle.clients.ledger import Ledger
 from clawsettle.config import Settings
-from clawsettle.domain.netting_requests import NettingDefaults
 from clawsettle.storage.bridge import Database
 from clawsettle.storage.netting import NettingRuns
 
