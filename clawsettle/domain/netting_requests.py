@@ -4,7 +4,6 @@ Source: netting contract sections 2 and 3; 10 (10, 11, 13).
 """
 
 from collections.abc import Collection, Mapping
-from math import floor, isfinite
 
 from attrs import frozen
 
@@ -132,12 +131,11 @@ def _text(body: Mapping[str, object], name: str, default: str) -> str:
 
 def _limit(body: Mapping[str, object], default: int) -> int:
     value = body.get("limit", default)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not isfinite(value) or floor(value) != value:
-        raise _bad("limit", "must be a whole number")
-    if not 1 <= value <= LIMIT_MAX:
-        raise _bad("limit", f"must be from 1 to {LIMIT_MAX}")
-    return int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LIMIT_MAX:
+        raise _bad("limit", f"must be a whole number from 1 to {LIMIT_MAX}")
+    return value
 
 
 def _domain(body: Mapping[str, object], name: str, default: str) -> str:
