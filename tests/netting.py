@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import evolve
 
+from clawsettle.config import Settings, netting_defaults
 from clawsettle.domain.netting_requests import NettingRequest, parse_netting
 from clawsettle.domain.payouts import Payout, PayoutStatus
 from clawsettle.storage.bridge import Database
@@ -81,9 +82,6 @@ async def fail_late(
 
 def request(key: str, **body: object) -> NettingRequest:
     """An order of a run, with the defaults of a fresh configuration."""
-    from clawsettle.config import Settings
-    from clawsettle.daemon.netting_parts import netting_defaults
-
     return parse_netting(key, body, netting_defaults(Settings()))
 
 
