@@ -44,6 +44,7 @@ _WALKS = {
     "payout_reports.day": {"payout_oldest"},
     "payout_lists.stuck_payouts": {"payout_stuck"},
     "payout_lists.failed_payouts": {"payout_failures"},
+    "netting_lists.runs": {"netting_run_newest"},
 }
 
 
