@@ -4,14 +4,13 @@ Source: netting contract sections 2 and 3; 10 (10, 11, 13).
 """
 
 from collections.abc import Collection, Mapping
-from math import floor, isfinite
 
 from attrs import frozen
 
 from clawsettle.domain.accounts import account_ref
 from clawsettle.domain.canonical import canonical_json, sha256_hex
 from clawsettle.domain.errors import CallerError, ConflictError
-from clawsettle.domain.fields import body_object, refuse_unstorable
+from clawsettle.domain.fields import body_object
 from clawsettle.domain.netting import Run
 
 LIMIT_MAX = 100_000
@@ -132,8 +131,8 @@ def _text(body: Mapping[str, object], name: str, default: str) -> str:
 
 def _limit(body: Mapping[str, object], default: int) -> int:
     value = body.get("limit", default)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not isfinite(value) or floor(value) != value:
+    # What is left over of a fraction is not zero, and of infinity it is not a number.
+    if not isinstance(value, int | float) or isinstance(value, bool) or value % 1:
         raise _bad("limit", "must be a whole number")
     if not 1 <= value <= LIMIT_MAX:
         raise _bad("limit", f"must be from 1 to {LIMIT_MAX}")
@@ -142,7 +141,6 @@ def _limit(body: Mapping[str, object], default: int) -> int:
 
 def _domain(body: Mapping[str, object], name: str, default: str) -> str:
     domain = _text(body, name, default)
-    refuse_unstorable(domain, domain)
     if not domain.isprintable() or account_ref(f"clearing:{domain}") is None:
         raise _bad(name, "must be 1 to 255 printable characters")
     return domain
