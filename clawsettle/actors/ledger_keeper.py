@@ -72,6 +72,7 @@ class LedgerKeeper:
     batch_max: int
     waiting_max: int
     name: str = field(default="ledger_keeper", init=False)
+    repeats_safely: bool = field(default=True, init=False)
     _reader: LedgerReader = field(init=False)
     _batcher: Batcher[Sequence[Command], Sequence[Result]] = field(init=False)
 

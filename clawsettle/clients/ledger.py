@@ -59,6 +59,14 @@ class SettlementLedger(Protocol):
 class Ledger(SettlementLedger, Protocol):
     """A ledger that payouts can be made with, too; the caller bounds the time of every call."""
 
+    @property
+    def repeats_safely(self) -> bool:
+        """Return whether an event and what it moves are one commit, for certain.
+
+        Then a transfer that is not found has moved nothing, and may be asked for again unseen.
+        """
+        ...
+
     async def account(self, account_id: str) -> LedgerAccount | None:
         """Return the account with this id as it stands; None when there is none.
 
@@ -102,6 +110,7 @@ class HttpLedger:
     timeout_s: float
     connections_max: int
     batch_max: int = field(default=1, init=False)
+    repeats_safely: bool = field(default=False, init=False)
     _transport: HttpTransport = field(init=False)
     _headers: Mapping[str, str] = field(init=False, repr=False)
 

@@ -84,7 +84,12 @@ class GivenBack:
 EntryEvent = Claimed | Withheld | Moved | Refused | Unanswered | Orphaned | Resumed | GivenBack
 
 ENTRY_TRANSITIONS: Mapping[EntryStatus, Mapping[type[object], EntryStatus]] = {
-    E.PENDING: {Claimed: E.APPLYING, Withheld: E.FAILED, GivenBack: E.RELEASED},
+    E.PENDING: {
+        Claimed: E.APPLYING,
+        Withheld: E.FAILED,
+        Moved: E.APPLIED,
+        GivenBack: E.RELEASED,
+    },
     E.APPLYING: {
         Moved: E.APPLIED,
         Refused: E.FAILED,
@@ -270,8 +275,58 @@ def run_audit(before: Run, after: Run) -> NettingAudit:
     return NettingAudit(after.run_id, None, f"netting.run.{after.status}", details)
 
 
+@frozen
+class EntryCheck:
+    """What an entry is made of, read anew; amounts signed, in minor units, None for no items.
+
+    ``belong_to_it``: the payouts have its connected account, currency and clearing account;
+    ``are_unchanged``: they are still paid, or have still failed, as when the entry was made.
+    """
+
+    item_count: int
+    items_minor: int | None
+    payouts_minor: int | None
+    belong_to_it: bool | None
+    are_unchanged: bool | None
+
+
+def judge_entry(entry: Entry, check: EntryCheck) -> Claimed | Withheld | GivenBack:
+    """Decide whether an entry may be moved, before the ledger is asked to.
+
+    Source: netting contract section 10 (20).
+    """
+    is_whole = check.item_count == len(entry.payout_ids) + len(entry.compensated_payout_ids)
+    sums = {entry.amount_minor, check.items_minor, check.payouts_minor}
+    if not is_whole or len(sums) > 1 or not check.belong_to_it:
+        return Withheld("NETTING_SUM_MISMATCH", "the entry is not the sum of its payouts")
+    if check.are_unchanged:
+        return Claimed()
+    message = "a payout of the entry has failed, or was returned, since it was made"
+    if entry.doubt_at is None:
+        return GivenBack("PAYOUT_STATE_CHANGED", message)
+    return Withheld("PAYOUT_STATE_CHANGED", f"{message}, and it may have moved: release the run")
+
+
+def conclude(
+    run: Run, counts: Mapping[EntryStatus, int], error: tuple[str | None, str | None] | None
+) -> Completed | Failed | Released:
+    """Return how a run ends whose entries stand so; the report's hash is still to be known.
+
+    ``error`` is the first entry's that has not moved.
+    """
+    applied_count, released_count = counts.get(E.APPLIED, 0), counts.get(E.RELEASED, 0)
+    left_count = sum(counts.values()) - applied_count - released_count
+    if left_count:
+        code, message = error or (None, None)
+        said = (code or "NETTING_RUN_FAILED", message)
+        return Failed(applied_count, left_count, said, "")
+    if run.status is R.RELEASING and released_count:
+        return Released(applied_count, 0, (run.last_error_code, run.last_error_message), "")
+    return Completed(applied_count, 0, None, "")
+
+
 def may_be_under_way(entry: Entry, now: datetime) -> bool:
-    """Return whether a request of the entry may still reach the ledger, so that it must wait."""
+    """Return whether a request for the entry may still be on its way to the ledger."""
     return entry.doubt_at is not None and now - entry.doubt_at < QUIET
 
 

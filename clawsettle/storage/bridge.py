@@ -90,6 +90,10 @@ class Transaction:
                     raise result
             rows = results[1]
 
+    async def compute(self, work: Callable[[], T]) -> T:
+        """Return what pure ``work`` comes to, in a thread of its own: other calls go on meanwhile."""
+        return await asyncio.to_thread(work)
+
 
 class Database:
     """A pool of connections to one PostgreSQL database.

@@ -116,9 +116,22 @@ COMMENT ON COLUMN netting_item.target_clearing_domain IS
     'of a return: where the payout was swept to, so where its amount comes back from';
 
 CREATE INDEX netting_item_waiting
-    ON netting_item (clearing_domain, currency, direction, at, payout_id) WHERE entry_id IS NULL;
+    ON netting_item (clearing_domain, currency, direction, at, payout_id COLLATE "C")
+    WHERE entry_id IS NULL;
 CREATE INDEX netting_item_of_entry ON netting_item (entry_id) WHERE entry_id IS NOT NULL;
 ALTER TABLE netting_item ADD CONSTRAINT netting_item_pk PRIMARY KEY (payout_id, direction);
+
+-- Nobody is given back what has not left: a return waits until its sweep has moved.
+CREATE VIEW netting_waiting AS
+SELECT i.* FROM netting_item AS i
+WHERE i.entry_id IS NULL
+  AND (
+      i.direction = 'sweep'
+      OR EXISTS (
+          SELECT FROM netting_item AS s JOIN netting_entry AS e ON e.entry_id = s.entry_id
+          WHERE s.payout_id = i.payout_id AND s.direction = 'sweep' AND e.status = 'applied'
+      )
+  );
 
 -- A payout is queued in the commit that makes it paid, whichever program makes that commit, so that
 -- none is left out while daemons of two releases run beside each other.

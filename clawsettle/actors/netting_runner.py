@@ -1,0 +1,281 @@
+"""Runs netting: takes each run, batch by batch, to its end.
+
+Owns: every effect of a netting run in the ledger.
+Guarantees: an entry is moved only under a lease on its run, which is renewed while the work goes on
+and outlives it; what came of a batch is stored before the next one begins; what somebody else has
+left behind is taken up as soon as his lease has run out. A request waits for a run that goes on
+without it.
+Stops: on ``close``, after the batch under way; what is left is free for any other daemon.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NoReturn
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from clawsettle.actors.mailbox import Mailbox, Reply
+from clawsettle.actors.netting_steps import NettingSteps
+from clawsettle.actors.timer import Timer
+from clawsettle.domain.errors import ClawsettleError, ConflictError, Overloaded, StorageError
+from clawsettle.domain.netting import Entry, Run, RunStatus
+from clawsettle.domain.netting_plan import Plan
+from clawsettle.domain.netting_requests import NettingDefaults, NettingRequest
+from clawsettle.domain.netting_transitions import EntryEvent
+from clawsettle.storage.netting import Ask, LeasedRun, LeaseLost, NettingRuns, Results
+
+_log = structlog.get_logger(__name__)
+_CLAIM_MAX = 4
+_WAITING_MAX = 100
+# The last share of a lease is kept for ending what is under way.
+_MARGIN_SHARE, _RENEWAL_SHARE = 0.1, 0.3
+
+
+@frozen
+class Execution:
+    """A run that was asked for; ``deduped`` when it had been applied before."""
+
+    run: Run
+    deduped: bool
+
+
+@frozen(eq=False)
+class _Work:
+    leased: LeasedRun
+    end: Reply[Run]
+
+
+@define(eq=False)
+class NettingRunner:
+    """See the module.
+
+    ``batch_max`` entries are claimed at a time, and ``in_flight_max`` of them asked for at once.
+    """
+
+    runs: NettingRuns
+    steps: NettingSteps
+    defaults: NettingDefaults
+    batch_max: int
+    in_flight_max: int
+    poll_s: float
+    name: str = field(default="netting_runner", init=False)
+    lease_lost_count: int = field(default=0, init=False)
+    _waiting: Mailbox[_Work] = field(init=False)
+    _timer: Timer = field(init=False)
+    _drives: dict[str, Reply[Run]] = field(factory=dict, init=False)
+    _closing: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._waiting = Mailbox(_WAITING_MAX)
+        self._timer = Timer(self.name, self.poll_s)
+
+    async def plan(self, request: NettingRequest) -> Plan:
+        """Return what a run would be; nothing is stored or moved. Raises: as ``execute``."""
+        request.check_target(self.defaults)
+        return await self.runs.plan(request)
+
+    async def execute(self, request: NettingRequest) -> Execution:
+        """Prepare the run of a request's key, or find it, and wait for its end.
+
+        Raises: ConflictError IDEMPOTENCY_KEY_REUSED or, while somebody works on it,
+        DUPLICATE_CONFLICT; IllegalTransition when it was released; CallerError, Overloaded,
+        StorageUnavailable or StorageError. Asking again under the key is always safe.
+        """
+        run = await self.runs.prepare(request, self.defaults)
+        return await self.resume(run.run_id)
+
+    async def resume(self, run_id: str) -> Execution:
+        """Move what of a run has not moved, and wait for its end.
+
+        Raises: NotFoundError, and as ``execute``.
+        """
+        claimed = await self.runs.claim(run_id, Ask.RESUME)
+        if isinstance(claimed, Run):
+            return Execution(claimed, deduped=True)
+        return Execution(await self._start(claimed).wait(), deduped=False)
+
+    async def release(self, run_id: str) -> Run:
+        """Give back the payouts of a run that have not moved; what has moved stays so.
+
+        Raises: NotFoundError, ConflictError DUPLICATE_CONFLICT while somebody works on it or
+        CONFLICT while one of its transfers may be under way, IllegalTransition when all has moved,
+        Overloaded, StorageUnavailable or StorageError.
+        """
+        claimed = await self.runs.claim(run_id, Ask.RELEASE)
+        run = claimed if isinstance(claimed, Run) else await self._start(claimed).wait()
+        if run.status is RunStatus.FAILED:
+            raise ConflictError(
+                "a transfer may be under way to the ledger, or holds what it should not: "
+                "see the entries; release it again in some minutes",
+                details={"run_id": run_id},
+            )
+        return run
+
+    def ring(self) -> None:
+        """Have it look for runs soon that nobody works on."""
+        self._timer.ring()
+
+    async def run(self) -> None:
+        """Work until closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._timer.run, self._take_over)
+                while works := await self._waiting.take(1):
+                    nursery.start_soon(self._work, works[0])
+        finally:
+            self._waiting.clear()
+            lost = StorageError("the runner ended before the run did")
+            for end in self._drives.values():
+                end.reject(lost)
+            self._drives.clear()
+
+    def close(self) -> None:
+        """Take no more runs, and leave those under way to others after their batch."""
+        self._closing = True
+        self._waiting.close()
+        self._timer.stop()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many runs are under way, and how many leases were lost so far."""
+        return {"under_way": len(self._drives), "lease_lost_count": self.lease_lost_count}
+
+    async def _take_over(self) -> bool:
+        if self._closing:
+            return False
+        leased = await self.runs.claim_due(_CLAIM_MAX)
+        for one in leased:
+            _log.info("netting_run_taken_over", run_id=one.run.run_id, status=one.run.status)
+            try:
+                self._start(one)
+            except Overloaded:
+                await self.runs.let_go(one.run)
+        return len(leased) == _CLAIM_MAX
+
+    def _start(self, leased: LeasedRun) -> Reply[Run]:
+        work = _Work(leased, Reply())
+        self._waiting.put(work)
+        self._drives[leased.run.run_id] = work.end
+        return work.end
+
+    async def _work(self, work: _Work) -> None:
+        run_id = work.leased.run.run_id
+        try:
+            ended = await self._drive(work.leased)
+        except (StorageError, LeaseLost, Overloaded) as error:
+            self.lease_lost_count += isinstance(error, LeaseLost)
+            _log.warning("netting_run_left", run_id=run_id, error=error.message)
+            work.end.reject(error)
+        else:
+            _report(ended)
+            work.end.resolve(ended)
+        finally:
+            if self._drives.get(run_id) is work.end:
+                del self._drives[run_id]
+
+    async def _drive(self, leased: LeasedRun) -> Run:
+        """Take a run to its end while its lease is renewed.
+
+        Raises: LeaseLost, Overloaded when this daemon stops, StorageUnavailable or StorageError.
+        """
+        run = leased.run
+        end: Run | ClawsettleError = LeaseLost("the lease ran out", details={"run_id": run.run_id})
+        with trio.CancelScope(deadline=leased.lease_ends - self._margin_s) as lease:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_lease, run, lease)
+                try:
+                    end = await self._go_through(run)
+                except (StorageError, LeaseLost, Overloaded) as error:
+                    end = error
+                nursery.cancel_scope.cancel()
+        if isinstance(end, ClawsettleError):
+            raise end
+        return end
+
+    async def _keep_lease(self, run: Run, lease: trio.CancelScope) -> None:
+        """Renew a lease again and again; end the work before it can run out."""
+
+        async def renew() -> bool:
+            begun = trio.current_time()
+            if await self.runs.renew(run):
+                lease.deadline = begun + self.runs.lease_s - self._margin_s
+            else:
+                lease.cancel()
+            return False
+
+        await Timer("netting_lease", self.runs.lease_s * _RENEWAL_SHARE).run(renew)
+
+    @property
+    def _margin_s(self) -> float:
+        return self.runs.lease_s * _MARGIN_SHARE
+
+    async def _go_through(self, run: Run) -> Run:
+        if run.status is RunStatus.RELEASING:
+            await self._settle(run, self.steps.give_back)
+            return await self.runs.finish(run)
+        if not self.runs.repeats_safely:
+            await self._settle(run, self.steps.look)
+        # What comes back to the source first: others may wait for it there.
+        for back in (True, False):
+            done: Results = ()
+            while True:
+                entries = await self.runs.next_entries(run, done, back=back, limit=self.batch_max)
+                if entries is None:
+                    break
+                done = await self._each(entries, partial(self.steps.move, run))
+                if self._closing:
+                    await self._leave(run, done)
+        return await self.runs.finish(run)
+
+    async def _settle(
+        self, run: Run, step: Callable[[Run, Entry], Awaitable[EntryEvent | None]]
+    ) -> None:
+        """Do a step for every entry that is open, page by page."""
+        after = ""
+        while entries := await self.runs.unmoved(run, after=after, limit=self.batch_max):
+            after = entries[-1].entry_id
+            done = await self._each(entries, partial(step, run))
+            await self.runs.record(run, done)
+            if self._closing:
+                await self._leave(run, ())
+
+    async def _leave(self, run: Run, done: Results) -> NoReturn:
+        """Leave a run to another daemon. Raises: Overloaded."""
+        await self.runs.record(run, done)
+        await self.runs.let_go(run)
+        raise Overloaded("the daemon stops; the run goes on elsewhere")
+
+    async def _each(
+        self,
+        entries: Sequence[Entry],
+        step: Callable[[Entry], Awaitable[EntryEvent | None]],
+    ) -> list[tuple[Entry, EntryEvent]]:
+        """Do a step for each of these entries, some at a time; return what came of it."""
+        done: list[tuple[Entry, EntryEvent]] = []
+        waiting = iter(entries)
+
+        async def work() -> None:
+            for entry in waiting:
+                event = await step(entry)
+                if event is not None:
+                    done.append((entry, event))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(self.in_flight_max, len(entries))):
+                nursery.start_soon(work)
+        return done
+
+
+def _report(run: Run) -> None:
+    log = _log.warning if run.status is RunStatus.FAILED else _log.info
+    log(
+        "netting_run_ended",
+        run_id=run.run_id,
+        status=str(run.status),
+        candidate_count=run.candidate_count,
+        applied_count=run.applied_count,
+        failed_count=run.failed_count,
+        total_amount_minor=run.total_amount_minor,
+        code=run.last_error_code,
+    )
