@@ -15,6 +15,7 @@ from clawsettle.config import (
     AuthSettings,
     ForwardingSettings,
     LedgerSettings,
+    NettingSettings,
     PayoutSettings,
     Secret,
     Settings,
@@ -38,6 +39,7 @@ def settings(
     stripe: Mapping[str, Any] | None = None,
     ledger: Mapping[str, Any] | None = None,
     payouts: Mapping[str, Any] | None = None,
+    netting: Mapping[str, Any] | None = None,
     auth: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings of a staging daemon with one key of each kind."""
@@ -49,6 +51,7 @@ def settings(
         forwarding=ForwardingSettings(**(forwarding or {})),
         ledger=LedgerSettings(**{"admin_keys": (Secret("ledger_house"),), **(ledger or {})}),
         payouts=PayoutSettings(**(payouts or {})),
+        netting=NettingSettings(**(netting or {})),
         auth=AuthSettings(**(auth or {})),
     )
 

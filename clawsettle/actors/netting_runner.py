@@ -20,7 +20,7 @@ from clawsettle.actors.mailbox import Mailbox, Reply
 from clawsettle.actors.netting_steps import NettingSteps
 from clawsettle.actors.timer import Timer
 from clawsettle.domain.errors import ClawsettleError, ConflictError, Overloaded, StorageError
-from clawsettle.domain.netting import Entry, Run, RunStatus
+from clawsettle.domain.netting import Entry, EntryStatus, Run, RunStatus
 from clawsettle.domain.netting_plan import Plan
 from clawsettle.domain.netting_requests import NettingDefaults, NettingRequest
 from clawsettle.domain.netting_transitions import EntryEvent
@@ -29,6 +29,8 @@ from clawsettle.storage.netting import Ask, LeasedRun, LeaseLost, NettingRuns, R
 _log = structlog.get_logger(__name__)
 _CLAIM_MAX = 4
 _WAITING_MAX = 100
+_OPEN = (EntryStatus.PENDING, EntryStatus.UNKNOWN, EntryStatus.FAILED)
+_IN_DOUBT = (EntryStatus.UNKNOWN,)
 # The last share of a lease is kept for ending what is under way.
 _MARGIN_SHARE, _RENEWAL_SHARE = 0.1, 0.3
 
@@ -212,10 +214,10 @@ class NettingRunner:
 
     async def _go_through(self, run: Run) -> Run:
         if run.status is RunStatus.RELEASING:
-            await self._settle(run, self.steps.give_back)
+            await self._settle(run, _OPEN, self.steps.give_back)
             return await self.runs.finish(run)
         if not self.runs.repeats_safely:
-            await self._settle(run, self.steps.look)
+            await self._settle(run, _IN_DOUBT, self.steps.look)
         # What comes back to the source first: others may wait for it there.
         for back in (True, False):
             done: Results = ()
@@ -229,11 +231,14 @@ class NettingRunner:
         return await self.runs.finish(run)
 
     async def _settle(
-        self, run: Run, step: Callable[[Run, Entry], Awaitable[EntryEvent | None]]
+        self,
+        run: Run,
+        statuses: Sequence[EntryStatus],
+        step: Callable[[Run, Entry], Awaitable[EntryEvent | None]],
     ) -> None:
-        """Do a step for every entry that is open, page by page."""
-        after = ""
-        while entries := await self.runs.unmoved(run, after=after, limit=self.batch_max):
+        """Do a step for every entry that has one of these statuses, page by page."""
+        after, limit = "", self.batch_max
+        while entries := await self.runs.entries(run, statuses, after=after, limit=limit):
             after = entries[-1].entry_id
             done = await self._each(entries, partial(step, run))
             await self.runs.record(run, done)

@@ -1,8 +1,8 @@
 """Settings: clawsettle.toml, the environment and credential files become frozen classes.
 
 `load` reads, `serving_problems`, `production_problems` and `describe` report, `Settings` is what
-the other rooms are given. Nothing outside this room reads a file or the environment for its
-configuration.
+the other rooms are given, and `netting_defaults` what of it netting requests are read with. Nothing
+outside this room reads a file or the environment for its configuration.
 """
 
 from clawsettle.config.address import Address
@@ -19,9 +19,11 @@ from clawsettle.config.settings import (
     ForwardingSettings,
     LedgerSettings,
     LogSettings,
+    NettingSettings,
     PayoutSettings,
     Settings,
     StripeSettings,
+    netting_defaults,
 )
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "LedgerSettings",
     "Loaded",
     "LogSettings",
+    "NettingSettings",
     "PayoutSettings",
     "Row",
     "Secret",
@@ -44,6 +47,7 @@ __all__ = [
     "describe",
     "load",
     "matches_any",
+    "netting_defaults",
     "production_problems",
     "serving_problems",
 ]

@@ -81,16 +81,17 @@ def key_of(attribute: "attrs.Attribute[Any]") -> Key:
     return key
 
 
-def whole(default: int, low: int, high: int, unit: str, env: str | None = None) -> Any:
-    """Declare a whole number of ``unit`` from ``low`` to ``high``."""
-    return _key(
-        default,
-        Rule(
-            f"a whole number of {unit} from {low} to {high}",
-            lambda value: type(value) is int and low <= value <= high,
-        ),
-        env=_names(env),
-    )
+def whole(
+    default: int, low: int, high: int, unit: str, env: str | None = None, *, or_zero: bool = False
+) -> Any:
+    """Declare a whole number of ``unit`` from ``low`` to ``high``, with ``or_zero`` 0 as well."""
+
+    def is_allowed(value: object) -> bool:
+        return type(value) is int and (low <= value <= high or (or_zero and value == 0))
+
+    zero = "0, or " if or_zero else ""
+    wanted = f"{zero}a whole number of {unit} from {low} to {high}"
+    return _key(default, Rule(wanted, is_allowed), env=_names(env))
 
 
 def seconds(default: float, low: float, high: float) -> Any:
@@ -150,14 +151,19 @@ def text(
 
 
 def texts(default: tuple[str, ...], wanted: str, allows: Callable[[str], bool]) -> Any:
-    """Declare a list of at least one text for which ``allows`` holds."""
+    """Declare a list of texts for which ``allows`` holds; only an empty default may be empty."""
 
     def is_allowed(value: object) -> bool:
-        if not isinstance(value, tuple) or not value:
+        if not isinstance(value, tuple) or (default and not value):
             return False
         return all(isinstance(item, str) and allows(item) for item in value)
 
-    return _key(default, Rule(wanted, is_allowed), show=", ".join, is_list=True)
+    return _key(
+        default,
+        Rule(wanted, is_allowed),
+        show=lambda value: ", ".join(value) or "not set",
+        is_list=True,
+    )
 
 
 def address(default: str) -> Any:

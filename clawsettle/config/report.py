@@ -3,7 +3,7 @@
 import attrs
 
 from clawsettle.config.load import Loaded
-from clawsettle.config.settings import Settings
+from clawsettle.config.settings import Settings, netting_defaults
 from clawsettle.config.sources import catalogue, generic_name
 
 _SERVING_NEEDS = ("database.url", "stripe.webhook_secrets", "admin.keys", "ledger.admin_keys")
@@ -24,7 +24,7 @@ def serving_problems(settings: Settings) -> list[str]:
     """List why a daemon must not start: what is missing, with the ways to set it, and what clashes.
 
     An empty list means that every route and the ledger can be served.
-    Source: webhook-forwarding 1, 2, W21; ledger-api 1; payouts 1, 11 (3).
+    Source: webhook-forwarding 1, 2, W21; ledger-api 1; payouts 1, 11 (3); netting 2, 10 (13).
     """
     is_remote = settings.ledger.mode == "http"
     needs = [*_SERVING_NEEDS]
@@ -44,7 +44,7 @@ def serving_problems(settings: Settings) -> list[str]:
             'auth.payouts: "open" lets anybody create payouts, so stripe.environment must be '
             '"staging"'
         )
-    return problems
+    return problems + _netting_problems(settings)
 
 
 def production_problems(settings: Settings) -> list[str]:
@@ -68,6 +68,18 @@ def describe(loaded: Loaded) -> list[Row]:
     return [
         Row(name, key.show(_value(loaded.settings, name)), loaded.origins[name])
         for name, key in catalogue(Settings).items()
+    ]
+
+
+def _netting_problems(settings: Settings) -> list[str]:
+    """List the targets of netting that are also sources: money would go around in a circle."""
+    defaults = netting_defaults(settings)
+    sources = {defaults.source_clearing_domain, settings.payouts.clearing_domain}
+    return [
+        f'netting: "{domain}" is a source (payouts.clearing_domain, '
+        "netting.source_clearing_domain), so it must not be among the targets "
+        "(netting.target_clearing_domain, netting.target_clearing_domains)"
+        for domain in sorted(sources & set(defaults.targets))
     ]
 
 

@@ -36,12 +36,14 @@ from clawsettle.config.urls import (
     without_last_slash,
 )
 from clawsettle.domain.accounts import account_ref
+from clawsettle.domain.netting_requests import LIMIT_MAX, NettingDefaults
 from clawsettle.domain.onboarding import URL_WANTED, is_onboarding_url
 
 _DAY_S = 86_400
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]{0,98}[!-~])?")
 _API_KEY = re.compile(r"[!-~]{1,500}")
+_CLEARING_DOMAIN = "1 to 255 printable characters"
 _SERVICE_URL = "an http:// or https:// URL with a host and without user, query or fragment"
 
 
@@ -222,7 +224,7 @@ class PayoutSettings:
     )
     clearing_domain: str = text(
         "clawsettle.payouts",
-        "1 to 255 printable characters",
+        _CLEARING_DOMAIN,
         _is_clearing_domain,
         env="PAYOUTS_CLEARING_DOMAIN",
     )
@@ -251,6 +253,38 @@ class PayoutSettings:
 
 
 @attrs.frozen(kw_only=True)
+class NettingSettings:
+    """``[netting]``: where paid payouts are netted to, how much at once, and when by itself.
+
+    Raises: KeyProblem unless ``transfer_timeout_s`` is shorter than half of ``lease_s``.
+    """
+
+    source_clearing_domain: str | None = text(
+        None, _CLEARING_DOMAIN, _is_clearing_domain, env="NETTING_SOURCE_CLEARING_DOMAIN"
+    )
+    target_clearing_domain: str = text(
+        "clawsettle.netting",
+        _CLEARING_DOMAIN,
+        _is_clearing_domain,
+        env="NETTING_TARGET_CLEARING_DOMAIN",
+    )
+    target_clearing_domains: tuple[str, ...] = texts(
+        (), f"a list of texts of {_CLEARING_DOMAIN}", _is_clearing_domain
+    )
+    default_limit: int = whole(100, 1, LIMIT_MAX, "payouts", env="NETTING_RUN_DEFAULT_LIMIT")
+    every_s: int = whole(0, 60, _DAY_S, "seconds", or_zero=True)
+    answer_deadline_s: float = seconds(20.0, 0.01, 600)
+    transfer_timeout_s: float = seconds(10.0, 0.01, 600)
+    lease_s: float = seconds(30.0, 0.02, 3600)
+    poll_s: float = seconds(2.0, 0.01, 3600)
+    in_flight_max: int = whole(64, 1, 10_000, "transfers")
+    batch_max: int = whole(256, 1, 10_000, "entries")
+
+    def __attrs_post_init__(self) -> None:
+        _check_half_of_lease("transfer_timeout_s", self.transfer_timeout_s, "netting", self.lease_s)
+
+
+@attrs.frozen(kw_only=True)
 class DeliveryLogSettings:
     """``[delivery_log]``: the record of every webhook delivery."""
 
@@ -262,7 +296,7 @@ class Settings:
     """The whole configuration; ``Settings()`` is all defaults.
 
     A value made in code passes the same rules as one that was read. Raises: KeyProblem.
-    Source: webhook-forwarding 2, W21; ledger-api 1; payouts 1.
+    Source: webhook-forwarding 2, W21; ledger-api 1; payouts 1; netting 1.
     """
 
     daemon: DaemonSettings = attrs.field(factory=DaemonSettings)
@@ -274,4 +308,19 @@ class Settings:
     forwarding: ForwardingSettings = attrs.field(factory=ForwardingSettings)
     ledger: LedgerSettings = attrs.field(factory=LedgerSettings)
     payouts: PayoutSettings = attrs.field(factory=PayoutSettings)
+    netting: NettingSettings = attrs.field(factory=NettingSettings)
     delivery_log: DeliveryLogSettings = attrs.field(factory=DeliveryLogSettings)
+
+
+def netting_defaults(settings: Settings) -> NettingDefaults:
+    """Return what a netting run has that its request does not say, and where it may move money to.
+
+    Source: netting 1; 10 (13).
+    """
+    netting = settings.netting
+    return NettingDefaults(
+        netting.source_clearing_domain or settings.payouts.clearing_domain,
+        netting.target_clearing_domain,
+        netting.default_limit,
+        frozenset({netting.target_clearing_domain, *netting.target_clearing_domains}),
+    )

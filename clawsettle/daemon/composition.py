@@ -19,6 +19,7 @@ from quart_trio import QuartTrio
 from clawsettle import __version__
 from clawsettle.actors.delivery_recorder import DeliveryRecorder
 from clawsettle.actors.ledger_keeper import LedgerKeeper
+from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.actors.payout_comparer import PayoutComparer
 from clawsettle.actors.settlement_forwarder import SettlementForwarder
 from clawsettle.actors.settlement_rescuer import SettlementRescuer
@@ -26,6 +27,7 @@ from clawsettle.actors.supervisor import Actor, Supervised
 from clawsettle.actors.webhook_intake import WebhookIntake
 from clawsettle.clients.ledger import HttpLedger, Ledger
 from clawsettle.config import Address, Settings, serving_problems
+from clawsettle.daemon.netting_parts import assemble_netting
 from clawsettle.daemon.payout_parts import PayoutParts, assemble_payouts
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
@@ -85,6 +87,7 @@ class Parts:
     actors: tuple[Supervised, ...]
     readiness: Readiness
     patience: Patience
+    netting: NettingRunner
     http_ledger: HttpLedger | None = None
     payouts: PayoutParts | None = None
 
@@ -104,6 +107,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
     letters = DeadLetters(database, forwarding.lease_s)
     ledger, keeper, http_ledger = open_ledger(settings, database)
     payouts = assemble_payouts(settings, database, ledger)
+    netting = assemble_netting(settings, database, ledger)
     forwarder = SettlementForwarder(
         outbox,
         ledger,
@@ -133,7 +137,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
     recorder = DeliveryRecorder(
         DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
     )
-    actors: list[Actor] = [rescuer, intake, forwarder]
+    actors: list[Actor] = [rescuer, intake, forwarder, netting]
     actors += payouts.actors if payouts else ()
     actors += [recorder] if keeper is None else [keeper, recorder]
     supervised = tuple(Supervised(actor) for actor in actors)
@@ -168,6 +172,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
         actors=supervised,
         readiness=readiness,
         patience=patience,
+        netting=netting,
         http_ledger=http_ledger,
         payouts=payouts,
     )

@@ -3,8 +3,7 @@
 from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.actors.netting_steps import NettingSteps
 from clawsettle.clients.ledger import Ledger
-from clawsettle.config import Settings
-from clawsettle.domain.netting_requests import NettingDefaults
+from clawsettle.config import Settings, netting_defaults
 from clawsettle.storage.bridge import Database
 from clawsettle.storage.netting import NettingRuns
 

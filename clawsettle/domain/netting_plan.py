@@ -13,7 +13,7 @@ from attrs import Factory, define, frozen
 
 from clawsettle.domain.errors import ClawsettleError
 from clawsettle.domain.money import MINOR_MAX
-from clawsettle.domain.netting import entry_id, entry_key
+from clawsettle.domain.netting import Entry, EntryStatus, entry_id, entry_key
 
 
 class Direction(StrEnum):
@@ -52,6 +52,21 @@ class PlannedEntry:
     amount_minor: int
     payout_ids: tuple[str, ...]
     compensated_payout_ids: tuple[str, ...]
+
+    def opened(self, run_id: str, now: datetime) -> Entry:
+        """Return the entry of a run that is prepared at ``now``."""
+        return Entry(
+            self.entry_id,
+            run_id,
+            self.connect_account_id,
+            self.currency,
+            self.amount_minor,
+            self.payout_ids,
+            self.compensated_payout_ids,
+            EntryStatus.PENDING,
+            now,
+            now,
+        )
 
     def view(self) -> dict[str, object]:
         """Render what a dry run tells of it."""

@@ -10,7 +10,7 @@ from attrs import frozen
 from clawsettle.domain.accounts import account_ref
 from clawsettle.domain.canonical import canonical_json, sha256_hex
 from clawsettle.domain.errors import CallerError, ConflictError
-from clawsettle.domain.fields import body_object
+from clawsettle.domain.fields import body_object, refuse_unstorable
 from clawsettle.domain.netting import Run
 
 LIMIT_MAX = 100_000
@@ -131,16 +131,16 @@ def _text(body: Mapping[str, object], name: str, default: str) -> str:
 
 def _limit(body: Mapping[str, object], default: int) -> int:
     value = body.get("limit", default)
-    # What is left over of a fraction is not zero, and of infinity it is not a number.
-    if not isinstance(value, int | float) or isinstance(value, bool) or value % 1:
-        raise _bad("limit", "must be a whole number")
-    if not 1 <= value <= LIMIT_MAX:
-        raise _bad("limit", f"must be from 1 to {LIMIT_MAX}")
-    return int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LIMIT_MAX:
+        raise _bad("limit", f"must be a whole number from 1 to {LIMIT_MAX}")
+    return value
 
 
 def _domain(body: Mapping[str, object], name: str, default: str) -> str:
     domain = _text(body, name, default)
+    refuse_unstorable(domain, domain)
     if not domain.isprintable() or account_ref(f"clearing:{domain}") is None:
         raise _bad(name, "must be 1 to 255 printable characters")
     return domain

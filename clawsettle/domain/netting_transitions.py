@@ -198,9 +198,9 @@ def apply_entry(entry: Entry, event: EntryEvent, *, now: datetime) -> Entry:
     after = attrs.evolve(entry, status=status, updated_at=now)
     match event:
         case Claimed():
-            return attrs.evolve(after, attempts=entry.attempts + 1)
+            after = attrs.evolve(after, attempts=entry.attempts + 1)
         case Moved():
-            return attrs.evolve(
+            after = attrs.evolve(
                 after,
                 ledger_event_id=event.ledger_event_id,
                 applied_at=now,
@@ -208,14 +208,14 @@ def apply_entry(entry: Entry, event: EntryEvent, *, now: datetime) -> Entry:
                 last_error_message=None,
             )
         case Unanswered():
-            return _failing(attrs.evolve(after, doubt_at=now), event.code, event.message)
+            after = _failing(attrs.evolve(after, doubt_at=now), event.code, event.message)
         case Orphaned():
             doubted = attrs.evolve(after, doubt_at=now)
-            return _failing(doubted, "LEDGER_INGEST_FAILED", "the daemon that asked has died")
+            after = _failing(doubted, "LEDGER_INGEST_FAILED", "who asked the ledger has gone")
         case Withheld() | Refused():
-            return _failing(after, event.code, event.message)
+            after = _failing(after, event.code, event.message)
         case GivenBack() if event.code is not None:
-            return _failing(after, event.code, event.message or "")
+            after = _failing(after, event.code, event.message or "")
     return after
 
 
@@ -331,6 +331,4 @@ def may_be_under_way(entry: Entry, now: datetime) -> bool:
 
 
 def _failing(entry: Entry, code: str, message: str) -> Entry:
-    return attrs.evolve(
-        entry, last_error_code=code, last_error_message=message[:ERROR_MESSAGE_MAX]
-    )
+    return attrs.evolve(entry, last_error_code=code, last_error_message=message[:ERROR_MESSAGE_MAX])

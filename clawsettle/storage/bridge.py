@@ -91,7 +91,7 @@ class Transaction:
             rows = results[1]
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Return what pure ``work`` comes to, in a thread of its own: other calls go on meanwhile."""
+        """Return what pure ``work`` comes to, in a thread of its own: other calls go on."""
         return await asyncio.to_thread(work)
 
 

@@ -14,9 +14,14 @@ import trio
 from attrs import frozen
 
 from clawsettle.domain.canonical import compact_json
-from clawsettle.domain.errors import ClawsettleError, ConflictError, IllegalTransition, NotFoundError
+from clawsettle.domain.errors import (
+    ClawsettleError,
+    ConflictError,
+    IllegalTransition,
+    NotFoundError,
+)
 from clawsettle.domain.netting import Entry, EntryStatus, Run, RunStatus
-from clawsettle.domain.netting_plan import Direction, Item, Plan, plan_run
+from clawsettle.domain.netting_plan import Plan
 from clawsettle.domain.netting_requests import NettingDefaults, NettingRequest
 from clawsettle.domain.netting_transitions import (
     Begun,
@@ -35,8 +40,9 @@ from clawsettle.domain.netting_transitions import (
     run_audit,
 )
 from clawsettle.storage.bridge import Database, Row, Transaction
+from clawsettle.storage.netting_preparation import plan_waiting, prepare_run
 from clawsettle.storage.netting_reports import freeze_report
-from clawsettle.storage.netting_rows import entry_row, read_entry, read_run, run_row
+from clawsettle.storage.netting_rows import read_entry, read_run, run_row
 from clawsettle.storage.payouts import birth_token
 from clawsettle.storage.queries import load_queries
 
@@ -84,12 +90,9 @@ class NettingRuns:
 
     async def plan(self, request: NettingRequest) -> Plan:
         """Return what the run would be if it were prepared now; stores nothing."""
-
-        async def work(transaction: Transaction) -> Plan:
-            (row,) = await transaction.fetch(_SQL["run_by_key"], request.idempotency_key)
-            return await _plan(transaction, "waiting", request, row["read_at"])
-
-        return await self.database.transaction(work)
+        return await self.database.transaction(
+            lambda transaction: plan_waiting(transaction, request)
+        )
 
     async def prepare(self, request: NettingRequest, defaults: NettingDefaults) -> Run:
         """Return the run of the request's key, which is prepared if there is none.
@@ -103,7 +106,7 @@ class NettingRuns:
         if rows[0]["run_id"] is None:
             request.check_target(defaults)
             prepared = await self.database.transaction(
-                lambda transaction: self._prepare(transaction, request)
+                lambda transaction: prepare_run(transaction, request, self.lease_s)
             )
             if prepared is not None:
                 return prepared
@@ -182,9 +185,11 @@ class NettingRuns:
 
         return await self.database.transaction(work)
 
-    async def unmoved(self, run: Run, *, after: str, limit: int) -> list[Entry]:
-        """Return a page of a run's entries that have neither moved nor been given back, by id."""
-        rows = await self.database.fetch(_SQL["entries_in"], run.run_id, _OPEN, after, limit)
+    async def entries(
+        self, run: Run, statuses: Sequence[EntryStatus], *, after: str, limit: int
+    ) -> list[Entry]:
+        """Return a page of a run's entries that have one of these statuses, by id."""
+        rows = await self.database.fetch(_SQL["entries_in"], run.run_id, statuses, after, limit)
         return [read_entry(row) for row in rows]
 
     async def record(self, run: Run, results: Results) -> None:
@@ -225,49 +230,6 @@ class NettingRuns:
             return ended
 
         return await self.database.transaction(work)
-
-    async def _prepare(self, transaction: Transaction, request: NettingRequest) -> Run | None:
-        """Make a run with all that belongs to it; None when its key was taken meanwhile."""
-        await transaction.fetch(_SQL["serialise"], request.source_clearing_domain)
-        (row,) = await transaction.fetch(_SQL["run_by_key"], request.idempotency_key)
-        if row["run_id"] is not None:
-            return None
-        now = row["read_at"]
-        plan = await _plan(transaction, "take_waiting", request, now)
-        # Nobody else takes it up before who has asked for it would have had to give it up.
-        due_at = now + timedelta(seconds=self.lease_s)
-        run = _prepared(request, plan, now, due_at)
-        if not await transaction.fetch(_SQL["insert_run"], [run_row(run)]):
-            return None
-        entries = [
-            entry_row(
-                Entry(
-                    entry.entry_id,
-                    run.run_id,
-                    entry.connect_account_id,
-                    entry.currency,
-                    entry.amount_minor,
-                    entry.payout_ids,
-                    entry.compensated_payout_ids,
-                    EntryStatus.PENDING,
-                    now,
-                    now,
-                )
-            )
-            for entry in plan.entries
-        ]
-        await transaction.fetch(_SQL["insert_entries"], entries)
-        links = [
-            (payout_id, direction, entry.entry_id)
-            for entry in plan.entries
-            for direction, payout_ids in (
-                (Direction.SWEEP, entry.payout_ids),
-                (Direction.RETURN, entry.compensated_payout_ids),
-            )
-            for payout_id in payout_ids
-        ]
-        await transaction.fetch(_SQL["link"], *([link[place] for link in links] for place in range(3)))
-        return run
 
     async def _claim(
         self, transaction: Transaction, row: Row, ask: Ask, token: int
@@ -314,7 +276,6 @@ class NettingRuns:
         return now
 
 
-_OPEN = (EntryStatus.PENDING, EntryStatus.UNKNOWN, EntryStatus.FAILED)
 _UNMOVED = (EntryStatus.UNKNOWN, EntryStatus.FAILED)
 _DONE = {Ask.RESUME: RunStatus.APPLIED, Ask.RELEASE: RunStatus.RELEASED}
 _HANDED_ON = (EntryStatus.APPLYING,)
@@ -330,60 +291,6 @@ def _taken_up(run: Run, ask: Ask) -> RunEvent:
         return ReleaseAsked()
     is_begun = run.status in {RunStatus.RUNNING, RunStatus.RELEASING}
     return TakenOver() if is_begun else Begun()
-
-
-async def _plan(
-    transaction: Transaction, statement: str, request: NettingRequest, cut: datetime
-) -> Plan:
-    """Read what waits, and plan it in a thread of its own: it may be much."""
-    items: list[Item] = []
-
-    def read(page: Sequence[Row]) -> None:
-        items.extend(
-            Item(
-                row["payout_id"],
-                Direction(row["direction"]),
-                row["connect_account_id"],
-                row["currency"],
-                row["amount_minor"],
-                row["at"],
-            )
-            for row in page
-        )
-
-    await transaction.stream(
-        _SQL[statement],
-        request.source_clearing_domain,
-        request.target_clearing_domain,
-        request.currency,
-        cut,
-        request.limit,
-        page=_PAGE,
-        visit=read,
-    )
-    return await transaction.compute(lambda: plan_run(request.run_id, items))
-
-
-def _prepared(request: NettingRequest, plan: Plan, now: datetime, due_at: datetime) -> Run:
-    return Run(
-        run_id=request.run_id,
-        idempotency_key=request.idempotency_key,
-        request_hash=request.request_hash,
-        asked_hash=request.asked_hash,
-        currency=request.currency,
-        selection_before=now,
-        source_clearing_domain=request.source_clearing_domain,
-        target_clearing_domain=request.target_clearing_domain,
-        status=RunStatus.CREATED,
-        candidate_count=plan.candidate_count,
-        applied_count=0,
-        failed_count=0,
-        total_amount_minor=plan.total_amount_minor,
-        created_at=now,
-        updated_at=now,
-        is_scheduled=request.is_scheduled,
-        due_at=due_at,
-    )
 
 
 def _judged(row: Row) -> tuple[Entry, EntryEvent]:

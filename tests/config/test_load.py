@@ -103,6 +103,17 @@ DEFAULTS = {
     "payouts.poll_s": 2.0,
     "payouts.in_flight_max": 64,
     "payouts.mailbox_max": 2000,
+    "netting.source_clearing_domain": None,
+    "netting.target_clearing_domain": "clawsettle.netting",
+    "netting.target_clearing_domains": (),
+    "netting.default_limit": 100,
+    "netting.every_s": 0,
+    "netting.answer_deadline_s": 20.0,
+    "netting.transfer_timeout_s": 10.0,
+    "netting.lease_s": 30.0,
+    "netting.poll_s": 2.0,
+    "netting.in_flight_max": 64,
+    "netting.batch_max": 256,
     "delivery_log.retention_days": 90,
 }
 
@@ -159,6 +170,8 @@ def test_the_later_source_wins_and_is_named(tmp_path: Path, top: int) -> None:
         ("LEDGER_ADMIN_KEYS_JSON", "ledger.admin_keys"),
         ("CLAWSETTLE_ADMIN__KEYS_FILE", "admin.keys"),
         ("CREDENTIALS_DIRECTORY", "admin.keys"),
+        ("NETTING_SOURCE_CLEARING_DOMAIN", "netting.source_clearing_domain"),
+        ("NETTING_RUN_DEFAULT_LIMIT", "netting.default_limit"),
     ],
 )
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
@@ -231,6 +244,14 @@ def test_a_value_that_a_later_source_replaces_is_not_judged(tmp_path: Path) -> N
         ("PAYOUT_STUCK_MINUTES_DEFAULT", "5", "payouts.stuck_minutes", 5),
         ("STRIPE_CONNECT_ONBOARD_BASE_URL", "http://localhost:1/x/", "payouts.onboard_base_url",
          "http://localhost:1/x"),
+        ("NETTING_SOURCE_CLEARING_DOMAIN", " a ", "netting.source_clearing_domain", "a"),
+        ("NETTING_TARGET_CLEARING_DOMAIN", " b ", "netting.target_clearing_domain", "b"),
+        ("NETTING_RUN_DEFAULT_LIMIT", " 100000 ", "netting.default_limit", 100_000),
+        ("CLAWSETTLE_NETTING__EVERY_S", "60", "netting.every_s", 60),
+        ("CLAWSETTLE_NETTING__EVERY_S", "0", "netting.every_s", 0),
+        ("CLAWSETTLE_NETTING__TARGET_CLEARING_DOMAINS", "c, d,,c",
+         "netting.target_clearing_domains", ("c", "d")),
+        ("CLAWSETTLE_NETTING__TARGET_CLEARING_DOMAINS", ",", "netting.target_clearing_domains", ()),
     ],
 )  # fmt: skip
 def test_a_text_from_the_environment_is_read_by_the_keys_type(
@@ -438,6 +459,20 @@ def test_a_problem_reads_as_documented() -> None:
         ({"STRIPE_CONNECT_ONBOARD_BASE_URL": "https://h/?a=1"}, "URL with a host"),
         ({"CLAWSETTLE_PAYOUTS__ONBOARD_RETURN_URL": "http://shop.example"}, "https:// URL"),
         ({"CLAWSETTLE_AUTH__PAYOUTS": "none"}, "must be one of admin, open"),
+        ({"NETTING_RUN_DEFAULT_LIMIT": "100x"},
+         ("netting.default_limit (env NETTING_RUN_DEFAULT_LIMIT): must be a whole number of "
+          'payouts from 1 to 100000, got "100x"')),
+        ({"NETTING_RUN_DEFAULT_LIMIT": "0"}, 'payouts from 1 to 100000, got "0"'),
+        ({"NETTING_RUN_DEFAULT_LIMIT": "100001"}, 'payouts from 1 to 100000, got "100001"'),
+        ({"NETTING_TARGET_CLEARING_DOMAIN": "a\tb"}, "1 to 255 printable characters"),
+        ({"CLAWSETTLE_NETTING__TARGET_CLEARING_DOMAINS": "a," + "x" * 256},
+         "must be a list of texts of 1 to 255 printable characters"),
+        ({"CLAWSETTLE_NETTING__EVERY_S": "59"},
+         'must be 0, or a whole number of seconds from 60 to 86400, got "59"'),
+        ({"CLAWSETTLE_NETTING__EVERY_S": "86401"}, 'seconds from 60 to 86400, got "86401"'),
+        ({"CLAWSETTLE_NETTING__LEASE_S": "20"},
+         ("netting.transfer_timeout_s (default): must be shorter than half of "
+          "netting.lease_s (20 seconds), got 10")),
     ],
 )  # fmt: skip
 def test_a_wrong_environment_is_one_problem(environ: dict[str, str], message: str) -> None:

@@ -9,6 +9,7 @@ from clawsettle.config import (
     AuthSettings,
     DatabaseSettings,
     LedgerSettings,
+    NettingSettings,
     PayoutSettings,
     Row,
     Secret,
@@ -16,6 +17,7 @@ from clawsettle.config import (
     StripeSettings,
     describe,
     load,
+    netting_defaults,
     production_problems,
     serving_problems,
 )
@@ -86,6 +88,39 @@ def test_simulated_payouts_are_for_a_trial_or_for_staging() -> None:
     assert production_problems(Settings()) == []
     staging = attrs.evolve(settings, stripe=StripeSettings(environment="staging"))
     assert production_problems(staging) == []
+
+
+def test_netting_takes_from_the_clearing_account_of_payouts_unless_told_otherwise() -> None:
+    settings = Settings(payouts=PayoutSettings(clearing_domain="shop.payouts"))
+    defaults = netting_defaults(settings)
+    assert defaults.source_clearing_domain == "shop.payouts"
+    assert defaults.target_clearing_domain == "clawsettle.netting"
+    assert defaults.limit == 100
+    assert set(defaults.targets) == {"clawsettle.netting"}
+    told = NettingSettings(
+        source_clearing_domain="old.payouts", target_clearing_domains=("bank", "reserve")
+    )
+    defaults = netting_defaults(attrs.evolve(settings, netting=told))
+    assert defaults.source_clearing_domain == "old.payouts"
+    assert set(defaults.targets) == {"clawsettle.netting", "bank", "reserve"}
+
+
+@pytest.mark.parametrize(
+    ("netting", "clash"),
+    [
+        (NettingSettings(target_clearing_domain="clawsettle.payouts"), "clawsettle.payouts"),
+        (NettingSettings(target_clearing_domains=("bank", "clawsettle.payouts")),
+         "clawsettle.payouts"),
+        (NettingSettings(source_clearing_domain="clawsettle.netting"), "clawsettle.netting"),
+        # What was swept to a payouts' account would count as payouts that are still there.
+        (NettingSettings(source_clearing_domain="old", target_clearing_domain="clawsettle.payouts"),
+         "clawsettle.payouts"),
+    ],
+)  # fmt: skip
+def test_no_target_of_netting_may_be_a_source(netting: NettingSettings, clash: str) -> None:
+    settings = attrs.evolve(load(None, environ=SECRETS).settings, netting=netting)
+    (line,) = serving_problems(settings)
+    assert line.startswith(f'netting: "{clash}" is a source')
 
 
 def test_everything_missing_is_listed_in_one_go() -> None:

@@ -1,8 +1,10 @@
 """What a run and an entry may become: the tables, their refusals, and every case there can be."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import product
+from typing import Any
 
+import attrs
 import pytest
 
 from clawsettle.domain.errors import IllegalTransition
@@ -15,6 +17,7 @@ from clawsettle.domain.netting_transitions import (
     Begun,
     Claimed,
     Completed,
+    EntryCheck,
     EntryEvent,
     Failed,
     GivenBack,
@@ -30,7 +33,9 @@ from clawsettle.domain.netting_transitions import (
     Withheld,
     apply_entry,
     apply_run,
+    conclude,
     entry_audit,
+    judge_entry,
     may_be_under_way,
     run_audit,
 )
@@ -52,6 +57,7 @@ LATER = AT + timedelta(seconds=1)
 ENTRY_STEPS = {
     (E.PENDING, Claimed): E.APPLYING,
     (E.PENDING, Withheld): E.FAILED,
+    (E.PENDING, Moved): E.APPLIED,
     (E.PENDING, GivenBack): E.RELEASED,
     (E.APPLYING, Moved): E.APPLIED,
     (E.APPLYING, Refused): E.FAILED,
@@ -220,6 +226,75 @@ def test_what_was_never_answered_may_be_under_way_for_two_minutes() -> None:
     assert not may_be_under_way(doubted, AT + timedelta(minutes=2))
     assert not may_be_under_way(entry(), AT)
     assert timedelta(minutes=2) == QUIET
+
+
+CHECK = EntryCheck(1, 1200, 1200, belong_to_it=True, are_unchanged=True)
+
+
+def test_an_entry_may_be_moved_while_it_is_what_its_payouts_are() -> None:
+    assert judge_entry(entry(), CHECK) == Claimed()
+    both = entry(amount_minor=0, compensated_payout_ids=("pout_00002",))
+    nothing = attrs.evolve(CHECK, item_count=2, items_minor=0, payouts_minor=0)
+    assert judge_entry(both, nothing) == Claimed()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"item_count": 0, "items_minor": None, "payouts_minor": None, "belong_to_it": None},
+        {"item_count": 2},
+        {"items_minor": 1199},
+        {"payouts_minor": 1201},
+        {"items_minor": 1, "payouts_minor": 1},
+        {"belong_to_it": False},
+        {"items_minor": 1, "are_unchanged": False},
+    ],
+)
+@pytest.mark.parametrize("doubt_at", [None, AT])
+def test_an_entry_that_is_not_its_payouts_sum_is_withheld(
+    wrong: dict[str, Any], doubt_at: datetime | None
+) -> None:
+    judged = judge_entry(entry(doubt_at=doubt_at), attrs.evolve(CHECK, **wrong))
+    assert isinstance(judged, Withheld)
+    assert judged.code == "NETTING_SUM_MISMATCH"
+
+
+def test_payouts_that_are_not_what_they_were_are_given_back_unless_they_may_have_moved() -> None:
+    changed = attrs.evolve(CHECK, are_unchanged=False)
+    given_back = judge_entry(entry(), changed)
+    assert isinstance(given_back, GivenBack)
+    held = judge_entry(entry(doubt_at=AT), changed)
+    assert isinstance(held, Withheld)
+    assert given_back.code == held.code == "PAYOUT_STATE_CHANGED"
+
+
+@pytest.mark.parametrize("status", [status for status in E if not status.is_end])
+def test_a_run_has_failed_while_any_entry_is_open(status: EntryStatus) -> None:
+    counts = {E.APPLIED: 3, E.RELEASED: 2, status: 1}
+    for open_status in (R.RUNNING, R.RELEASING):
+        ended = conclude(run(status=open_status), counts, ERROR)
+        assert ended == Failed(3, 1, ERROR, "")
+    unnamed = conclude(run(status=R.RUNNING), counts, None)
+    assert unnamed.error == ("NETTING_RUN_FAILED", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "counts", "event"),
+    [
+        (R.RUNNING, {}, Completed),
+        (R.RUNNING, {E.APPLIED: 2}, Completed),
+        (R.RUNNING, {E.APPLIED: 2, E.RELEASED: 1}, Completed),
+        (R.RELEASING, {E.APPLIED: 2}, Completed),
+        (R.RELEASING, {E.APPLIED: 2, E.RELEASED: 1}, Released),
+        (R.RELEASING, {E.RELEASED: 1}, Released),
+    ],
+)
+def test_a_run_without_open_entries_has_moved_or_has_given_back(
+    status: RunStatus, counts: dict[EntryStatus, int], event: type[object]
+) -> None:
+    ended = conclude(run(status=status), counts, None)
+    assert type(ended) is event
+    assert (ended.applied_count, ended.failed_count) == (counts.get(E.APPLIED, 0), 0)
 
 
 def test_each_step_leaves_an_audit_row() -> None:
