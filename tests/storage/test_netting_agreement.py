@@ -124,12 +124,12 @@ def worlds(draw: st.DrawFn) -> World:
         st.booleans(),
         st.none() | st.integers(0, 3),
     )
-    payouts = draw(st.lists(drawn, max_size=25))
+    payouts = draw(st.lists(drawn, min_size=4, max_size=25))
     return World(
         payouts,
         draw(st.lists(st.sampled_from(known), unique=True)),
         draw(st.sampled_from([TARGET, TARGET, OTHER_TARGET])),
-        draw(st.integers(1, len(payouts) + 2)),
+        draw(st.integers(1, len(payouts))),
     )
 
 
