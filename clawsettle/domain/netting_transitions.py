@@ -295,7 +295,7 @@ def judge_entry(entry: Entry, check: EntryCheck) -> Claimed | Withheld | GivenBa
 
     Source: netting contract section 10 (20).
     """
-    is_whole = check.item_count == len(entry.payout_ids) + len(entry.compensated_payout_ids)
+    is_whole = check.item_count == len(entry.all_payout_ids)
     sums = {entry.amount_minor, check.items_minor, check.payouts_minor}
     if not is_whole or len(sums) > 1 or not check.belong_to_it:
         return Withheld("NETTING_SUM_MISMATCH", "the entry is not the sum of its payouts")

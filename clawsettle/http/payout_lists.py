@@ -13,14 +13,14 @@ from clawsettle.http.auth import require_settle_admin
 from clawsettle.http.payout_query import (
     CURSOR_PARAMETER,
     Whole,
+    next_cursor,
     read_choice,
     read_opaque_cursor,
     read_window,
-    write_opaque_cursor,
 )
 from clawsettle.http.payout_schemas import NEWS, PAYOUT, news_view, paged
 from clawsettle.http.routing import Parameter, Reply, Request, Route
-from clawsettle.storage.payout_lists import After, Page, PayoutLists, Window
+from clawsettle.storage.payout_lists import Page, PayoutLists, Window
 
 LIMIT = Whole("limit", default=100, least=1, most=200)
 OPERATOR_LIMIT = Whole("limit", default=100, least=1, most=500)
@@ -135,7 +135,7 @@ class PayoutListRoutes:
         states = WAITING if state is None else (state,)
         page = await self.lists.waiting(states, after=after, limit=limit)
         events = [news_view(kept) for kept in page.rows]
-        return Reply.json(200, {"ok": True, "events": events, **_next(page.next)})
+        return Reply.json(200, {"ok": True, "events": events, **next_cursor(page.next)})
 
 
 def _required(name: str, description: str) -> Parameter:
@@ -144,8 +144,4 @@ def _required(name: str, description: str) -> Parameter:
 
 def _payouts(page: Page[Payout], **more: object) -> Reply:
     payouts = [payout.view() for payout in page.rows]
-    return Reply.json(200, {"ok": True, **more, "payouts": payouts, **_next(page.next)})
-
-
-def _next(after: After | None) -> dict[str, str]:
-    return {} if after is None else {"next_cursor": write_opaque_cursor(*after)}
+    return Reply.json(200, {"ok": True, **more, "payouts": payouts, **next_cursor(page.next)})

@@ -111,6 +111,25 @@ def read_opaque_cursor(request: Request) -> tuple[datetime, str] | None:
     return at, row_id
 
 
+def read_row_cursor(request: Request) -> int:
+    """Return the number of the row after which the page begins; 0 for the first page.
+
+    Raises: CallerError INVALID_CURSOR.
+    """
+    place = read_opaque_cursor(request)
+    if place is None:
+        return 0
+    _, number = place
+    if not _WHOLE.fullmatch(number):
+        raise _bad_cursor()
+    return int(number)
+
+
+def next_cursor(after: tuple[datetime, str] | None) -> dict[str, str]:
+    """Return the cursor as a member of the answer; nothing where there is no next page."""
+    return {} if after is None else {"next_cursor": write_opaque_cursor(*after)}
+
+
 def write_opaque_cursor(at: datetime, row_id: str) -> str:
     """Return the cursor of the page after the row with this instant and id."""
     return urlsafe_b64encode(write_cursor(at, row_id).encode()).decode().rstrip("=")

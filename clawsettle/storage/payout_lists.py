@@ -23,7 +23,9 @@ _SQL = load_queries("payout_lists")
 After = tuple[datetime, str]
 """The instant and id of the last row before a page."""
 
-_START = (None, None)
+START = (None, None)
+"""What statements take for the first page."""
+
 T = TypeVar("T")
 
 
@@ -110,7 +112,7 @@ class PayoutLists:
         else:
             rows = await self.database.fetch(_SQL["payouts_created"], *page)
         payouts = [read_payout(row) for row in rows]
-        return _page(payouts, limit, [(one.created_at, one.payout_id) for one in payouts])
+        return page_of(payouts, limit, [(one.created_at, one.payout_id) for one in payouts])
 
     async def stuck(self, minutes: int, *, after: After | None, limit: int) -> Page[Payout]:
         """Return payouts that have not ended by when they entered their status, then by id.
@@ -118,29 +120,33 @@ class PayoutLists:
         Those that entered it at least so many minutes ago, by the database's clock; with 0, all.
         """
         rows = await self.database.fetch(
-            _SQL["stuck_payouts"], minutes, *(after or _START), limit + 1
+            _SQL["stuck_payouts"], minutes, *(after or START), limit + 1
         )
         payouts = [read_payout(row) for row in rows]
-        return _page(payouts, limit, [(one.status_at, one.payout_id) for one in payouts])
+        return page_of(payouts, limit, [(one.status_at, one.payout_id) for one in payouts])
 
     async def failed(self, *, after: After | None, limit: int) -> Page[Payout]:
         """Return payouts that have failed, the latest first, then by id, the highest first."""
-        rows = await self.database.fetch(_SQL["failed_payouts"], *(after or _START), limit + 1)
+        rows = await self.database.fetch(_SQL["failed_payouts"], *(after or START), limit + 1)
         payouts = [read_payout(row) for row in rows]
-        return _page(payouts, limit, [(row["failed_at"], row["payout_id"]) for row in rows])
+        return page_of(payouts, limit, [(row["failed_at"], row["payout_id"]) for row in rows])
 
     async def waiting(
         self, states: Sequence[NewsState], *, after: After | None, limit: int
     ) -> Page[KeptNews]:
         """Return news that was parked or quarantined, the newest first."""
         rows = await self.database.fetch(
-            _SQL["news_waiting"], [str(state) for state in states], *(after or _START), limit + 1
+            _SQL["news_waiting"], [str(state) for state in states], *(after or START), limit + 1
         )
         found = [_news(row) for row in rows]
-        return _page(found, limit, [(one.received_at, one.news.event_id) for one in found])
+        return page_of(found, limit, [(one.received_at, one.news.event_id) for one in found])
 
 
-def _page(rows: Sequence[T], limit: int, places: Sequence[After]) -> Page[T]:
+def page_of(rows: Sequence[T], limit: int, places: Sequence[After]) -> Page[T]:
+    """Return the page of up to ``limit`` rows, of which one more was asked for if it is there.
+
+    ``places`` are the instants and ids of all of them.
+    """
     return Page(rows[:limit], places[limit - 1] if len(rows) > limit else None)
 
 
