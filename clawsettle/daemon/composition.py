@@ -27,7 +27,7 @@ from clawsettle.actors.supervisor import Actor, Supervised
 from clawsettle.actors.webhook_intake import WebhookIntake
 from clawsettle.clients.ledger import HttpLedger, Ledger
 from clawsettle.config import Address, Settings, serving_problems
-from clawsettle.daemon.netting_parts import assemble_netting
+from clawsettle.daemon.netting_parts import assemble_netting, assemble_netting_clock
 from clawsettle.daemon.payout_parts import PayoutParts, assemble_payouts
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
@@ -108,6 +108,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
     ledger, keeper, http_ledger = open_ledger(settings, database)
     payouts = assemble_payouts(settings, database, ledger)
     netting = assemble_netting(settings, database, ledger)
+    clock = assemble_netting_clock(settings, netting)
     forwarder = SettlementForwarder(
         outbox,
         ledger,
@@ -137,7 +138,8 @@ def assemble(settings: Settings, database: Database) -> Parts:
     recorder = DeliveryRecorder(
         DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
     )
-    actors: list[Actor] = [rescuer, intake, forwarder, netting]
+    actors: list[Actor] = [rescuer, intake, forwarder]
+    actors += [netting] if clock is None else [clock, netting]
     actors += payouts.actors if payouts else ()
     actors += [recorder] if keeper is None else [keeper, recorder]
     supervised = tuple(Supervised(actor) for actor in actors)
