@@ -15,7 +15,7 @@ from clawsettle.config import AdminSettings
 from clawsettle.domain.errors import NotFoundError, Overloaded
 from clawsettle.domain.netting import Run, RunStatus
 from clawsettle.domain.netting_plan import Plan
-from clawsettle.domain.netting_requests import NettingDefaults, NettingRequest, parse_netting
+from clawsettle.domain.netting_requests import NettingRequest, parse_netting
 from clawsettle.domain.payout_requests import KEY_MAX, parse_key
 from clawsettle.http.auth import require_settle_admin
 from clawsettle.http.netting_schemas import (
@@ -66,7 +66,6 @@ class NettingRoutes:
     runner: NettingRunner
     lists: NettingLists
     admin: AdminSettings
-    defaults: NettingDefaults
     patience: Patience
     answer_deadline_s: float
 
@@ -82,7 +81,7 @@ class NettingRoutes:
         """
         require_settle_admin(request, self.admin.keys)
         key = parse_key(request.headers)
-        asked = parse_netting(key, parse_body(request.body), self.defaults)
+        asked = parse_netting(key, parse_body(request.body), self.runner.defaults)
         if asked.dry_run:
             return _planned(asked, await self.runner.plan(asked))
         execution = await self._answer(self.runner.execute(asked))

@@ -4,8 +4,7 @@ Source: netting contract section 1; 10 (17).
 """
 
 from clawsettle.actors.netting_runner import NettingRunner
-from clawsettle.config import AdminSettings
-from clawsettle.domain.netting_requests import NettingDefaults
+from clawsettle.config import Settings
 from clawsettle.http.netting import NettingRoutes
 from clawsettle.http.patience import Patience
 from clawsettle.http.routing import Route
@@ -14,13 +13,9 @@ from clawsettle.storage.netting_lists import NettingLists
 
 
 def netting_routes(
-    admin: AdminSettings,
-    database: Database,
-    patience: Patience,
-    runner: NettingRunner,
-    defaults: NettingDefaults,
-    answer_deadline_s: float,
+    settings: Settings, database: Database, patience: Patience, runner: NettingRunner
 ) -> list[Route]:
     """Return the routes."""
+    deadline_s = settings.netting.answer_deadline_s
     lists = NettingLists(database)
-    return NettingRoutes(runner, lists, admin, defaults, patience, answer_deadline_s).routes()
+    return NettingRoutes(runner, lists, settings.admin, patience, deadline_s).routes()

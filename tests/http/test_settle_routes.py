@@ -35,6 +35,12 @@ ROUTES = {
     ("GET", "/v1/payouts/ops/events"),
     ("GET", "/v1/reconciliation/payouts/daily"),
     ("GET", "/v1/reconciliation/payouts/compare"),
+    ("POST", "/v1/netting/runs"),
+    ("GET", "/v1/netting/runs"),
+    ("GET", "/v1/netting/runs/{id}"),
+    ("GET", "/v1/netting/runs/{id}/audit"),
+    ("POST", "/v1/netting/runs/{id}/resume"),
+    ("POST", "/v1/netting/runs/{id}/release"),
 }
 QUIET = settings(forwarding={"poll_s": 3600.0})
 _ADD_DUE_ROWS = """
