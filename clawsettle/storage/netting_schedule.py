@@ -14,9 +14,13 @@ _SQL = load_queries("netting_schedule")
 
 @frozen
 class NettingSchedule:
-    """See the module. Raises StorageUnavailable or StorageError."""
+    """See the module. Raises StorageUnavailable or StorageError.
+
+    ``repeats_safely`` is the ledger's word, as for ``NettingRuns``.
+    """
 
     database: Database
+    repeats_safely: bool
 
     async def read_at(self) -> datetime:
         """Return the database's time, which is the same for all daemons."""
@@ -30,8 +34,9 @@ class NettingSchedule:
     async def next_failed(self, before: datetime, after: Run | None) -> Run | None:
         """Return the scheduled run that failed longest ago, before ``before``; None without one.
 
-        With ``after`` it is the one that follows it.
+        With ``after`` it is the one that follows it. One of whose entries it is not known whether
+        they have moved is left to an operator, unless the ledger repeats safely.
         """
         place = (after.completed_at, after.run_id) if after else (None, None)
-        rows = await self.database.fetch(_SQL["next_failed"], before, *place)
+        rows = await self.database.fetch(_SQL["next_failed"], before, *place, self.repeats_safely)
         return read_run(rows[0]) if rows else None

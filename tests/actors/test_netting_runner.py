@@ -23,7 +23,7 @@ ALONE = settings(netting={"poll_s": 3600})
 @asynccontextmanager
 async def house_of_netting(database_url: str) -> AsyncIterator[tuple[House, NettingRunner]]:
     async with open_house(database_url, ALONE) as house:
-        yield house, house.parts.netting
+        yield house, house.parts.netting.runner
 
 
 async def entries(house: House) -> dict[str, Entry]:

@@ -169,11 +169,6 @@ BEGIN
     RETURN NULL;
 END $$;
 
-INSERT INTO netting_item
-SELECT payout_id, 'sweep', connect_account_id, clearing_domain, NULL, currency, amount_minor,
-       finalized_at, NULL, NULL
-FROM payout WHERE status = 'paid';
-
 CREATE TRIGGER netting_paid_at_once AFTER INSERT ON payout
     FOR EACH ROW WHEN (NEW.status = 'paid') EXECUTE FUNCTION netting_queue_sweep();
 CREATE TRIGGER netting_paid AFTER UPDATE OF status ON payout
@@ -182,6 +177,12 @@ CREATE TRIGGER netting_paid AFTER UPDATE OF status ON payout
 CREATE TRIGGER netting_failed_late AFTER UPDATE OF status ON payout
     FOR EACH ROW WHEN (OLD.status = 'paid' AND NEW.status <> 'paid')
     EXECUTE FUNCTION netting_queue_return();
+
+-- After the triggers: they have locked out everybody who could make a payout paid unseen.
+INSERT INTO netting_item
+SELECT payout_id, 'sweep', connect_account_id, clearing_domain, NULL, currency, amount_minor,
+       finalized_at, NULL, NULL
+FROM payout WHERE status = 'paid';
 
 CREATE TABLE netting_audit (
     audit_id   bigint      GENERATED ALWAYS AS IDENTITY,
