@@ -31,6 +31,7 @@ _CLAIM_MAX = 4
 _WAITING_MAX = 100
 _OPEN = (EntryStatus.PENDING, EntryStatus.UNKNOWN, EntryStatus.FAILED)
 _IN_DOUBT = (EntryStatus.UNKNOWN,)
+_WITHHELD = (EntryStatus.FAILED,)
 # The last share of a lease is kept for ending what is under way.
 _MARGIN_SHARE, _RENEWAL_SHARE = 0.1, 0.3
 
@@ -224,6 +225,9 @@ class NettingRunner:
         # What comes back to the source first: others may wait for it there.
         await self._move(run, back=True)
         await self._move(run, back=False)
+        # One that was in doubt when a payout of it failed was not to be moved again. It may have been
+        # before, and only when that is known does the amount come back with another run.
+        await self._settle(run, _WITHHELD, self.steps.look)
         return await self.runs.finish(run)
 
     async def _move(self, run: Run, *, back: bool) -> None:

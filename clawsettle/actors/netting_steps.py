@@ -55,9 +55,9 @@ class NettingSteps:
         return await self._look(order) or Unanswered(*_said(outcome))
 
     async def look(self, run: Run, entry: Entry) -> EntryEvent | None:
-        """Return that an entry has moved, when the ledger says so; raises nothing."""
+        """Return that an entry in doubt has moved, when the ledger says so; raises nothing."""
         order = transfer_of(run, entry)
-        found = None if order is None else await self._look(order)
+        found = None if order is None or entry.doubt_at is None else await self._look(order)
         return found if isinstance(found, Moved) else None
 
     async def give_back(self, run: Run, entry: Entry) -> EntryEvent | None:
