@@ -98,7 +98,7 @@ async def daemons(database_url: str, count: int = 1) -> AsyncIterator[Daemons]:
         ]
         clocks = [
             NettingClock(
-                Schedule(house.database, True, calendar, place),  # noqa: FBT003 - the ledger's word
+                Schedule(house.database, True, calendar, place),
                 house.parts.netting.runner,
                 DAY_S,
                 0.02,
