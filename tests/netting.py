@@ -39,7 +39,9 @@ async def fund(house: House, amount_minor: int, domain: str = SOURCE) -> None:
     """Put money into a clearing account."""
     did = "did:key:funds"
     answer = await house.ledger.post("/accounts", json={"did": did})
-    account_id = answer.json().get("id") or (await house.ledger.get(f"/accounts/{did}")).json()["id"]
+    account_id = (
+        answer.json().get("id") or (await house.ledger.get(f"/accounts/{did}")).json()["id"]
+    )
     rows = await house.database.fetch("SELECT count(*) AS place FROM ledger_event")
     event = payin(f"evt_clearing_{rows[0]['place']}", account_id, amount_minor=amount_minor)
     assert (await house.deliver(event)).json()["forwarded_to_ledger"]

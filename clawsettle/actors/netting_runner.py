@@ -191,6 +191,9 @@ class NettingRunner:
                 except (StorageError, LeaseLost, Overloaded) as error:
                     end = error
                 nursery.cancel_scope.cancel()
+        if isinstance(end, LeaseLost):
+            # It is also lost by ending the run, and the answer to that may have been lost.
+            end = await self.runs.ended(run) or end
         if isinstance(end, ClawsettleError):
             raise end
         return end
@@ -219,16 +222,22 @@ class NettingRunner:
         if not self.runs.repeats_safely:
             await self._settle(run, _IN_DOUBT, self.steps.look)
         # What comes back to the source first: others may wait for it there.
-        for back in (True, False):
-            done: Results = ()
-            while True:
-                entries = await self.runs.next_entries(run, done, back=back, limit=self.batch_max)
-                if entries is None:
-                    break
-                done = await self._each(entries, partial(self.steps.move, run))
-                if self._closing:
-                    await self._leave(run, done)
+        await self._move(run, back=True)
+        await self._move(run, back=False)
         return await self.runs.finish(run)
+
+    async def _move(self, run: Run, *, back: bool) -> None:
+        """Move what waits, batch by batch: what came of one is stored as the next is claimed."""
+        done: Results = ()
+        after, limit = "", self.batch_max
+        while entries := await self.runs.next_entries(
+            run, done, back=back, after=after, limit=limit
+        ):
+            after = entries[-1].entry_id
+            claimed = [entry for entry in entries if entry.status is EntryStatus.APPLYING]
+            done = await self._each(claimed, partial(self.steps.move, run))
+            if self._closing:
+                await self._leave(run, done)
 
     async def _settle(
         self,

@@ -152,6 +152,11 @@ class Entry:
         )
 
     @property
+    def all_payout_ids(self) -> tuple[str, ...]:
+        """Return its payouts, whichever way they go."""
+        return self.payout_ids + self.compensated_payout_ids
+
+    @property
     def idempotency_key(self) -> str:
         """Return the ledger's idempotency key of the entry's transfer."""
         return f"netting:entry:{self.entry_id}"

@@ -102,6 +102,7 @@ ENTRY_TRANSITIONS: Mapping[EntryStatus, Mapping[type[object], EntryStatus]] = {
     E.RELEASED: {},
 }
 """status -> event -> status; what is not listed is refused."""
+_LEADS_TO = {event: status for row in ENTRY_TRANSITIONS.values() for event, status in row.items()}
 
 
 @frozen
@@ -191,7 +192,7 @@ def apply_entry(entry: Entry, event: EntryEvent, *, now: datetime) -> Entry:
                 "run_id": entry.run_id,
                 "entry_id": entry.entry_id,
                 "from_status": str(entry.status.wire),
-                "to_status": type(event).__name__,
+                "to_status": str(_LEADS_TO[type(event)].wire),
             },
         )
     after = attrs.evolve(entry, status=status, updated_at=now)
@@ -294,7 +295,7 @@ def judge_entry(entry: Entry, check: EntryCheck) -> Claimed | Withheld | GivenBa
 
     Source: netting contract section 10 (20).
     """
-    is_whole = check.item_count == len(entry.payout_ids) + len(entry.compensated_payout_ids)
+    is_whole = check.item_count == len(entry.all_payout_ids)
     sums = {entry.amount_minor, check.items_minor, check.payouts_minor}
     if not is_whole or len(sums) > 1 or not check.belong_to_it:
         return Withheld("NETTING_SUM_MISMATCH", "the entry is not the sum of its payouts")

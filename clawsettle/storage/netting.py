@@ -159,29 +159,32 @@ class NettingRuns:
         rows = await self.database.fetch(_SQL["hold"], run.run_id, run.lease_token, self.lease_s)
         return bool(rows)
 
+    async def ended(self, run: Run) -> Run | None:
+        """Return a run as it has ended; None while it has not."""
+        rows = await self.database.fetch(_SQL["ended_run"], run.run_id)
+        return read_run(rows[0]) if rows else None
+
     async def let_go(self, run: Run) -> None:
         """Give up the caller's lease, so that anybody may go on at once."""
         await self.database.fetch(_SQL["let_go"], run.run_id, run.lease_token)
 
     async def next_entries(
-        self, run: Run, done: Results, *, back: bool, limit: int
-    ) -> list[Entry] | None:
-        """Record what came of entries of the caller's run, and return the next to be moved.
+        self, run: Run, done: Results, *, back: bool, after: str, limit: int
+    ) -> list[Entry]:
+        """Record what came of entries of the caller's run, and return the next that wait, by id.
 
         ``back`` are those that bring money back to the source. Each was checked in this very
-        commit; one whose payouts are not what they were is given back, one whose sums are wrong is
-        withheld, and neither is returned. None when no entry waits any more.
+        commit: one that may be moved is returned as ``applying``; one whose payouts are not what
+        they were was given back, and one whose sums are wrong was withheld.
 
         Raises: LeaseLost, and then nothing was recorded.
         """
 
-        async def work(transaction: Transaction) -> list[Entry] | None:
+        async def work(transaction: Transaction) -> list[Entry]:
             now = await self._hold(transaction, run)
             await _record(transaction, run, done, now)
-            rows = await transaction.fetch(_SQL["next_entries"], run.run_id, back, limit)
-            stored = await _record(transaction, run, [_judged(row) for row in rows], now)
-            applying = [entry for entry in stored if entry.status is EntryStatus.APPLYING]
-            return applying if rows else None
+            rows = await transaction.fetch(_SQL["next_entries"], run.run_id, back, after, limit)
+            return await _record(transaction, run, [_judged(row) for row in rows], now)
 
         return await self.database.transaction(work)
 
@@ -313,10 +316,12 @@ async def _record(
         return []
     changes = [(entry, apply_entry(entry, event, now=now)) for entry, event in results]
     await _store_entries(transaction, run, changes, now)
-    freed = [after.entry_id for _, after in changes if after.status is EntryStatus.RELEASED]
+    freed = [after for _, after in changes if after.status is EntryStatus.RELEASED]
     if freed:
-        await transaction.fetch(_SQL["lock_items"], freed)
-        await transaction.fetch(_SQL["free_items"], freed)
+        payout_ids = [one for entry in freed for one in entry.all_payout_ids]
+        entry_ids = [entry.entry_id for entry in freed]
+        await transaction.fetch(_SQL["lock_items"], payout_ids, entry_ids)
+        await transaction.fetch(_SQL["free_items"], payout_ids, entry_ids)
     return [after for _, after in changes]
 
 
@@ -346,7 +351,7 @@ def _entry_columns(before: Entry, after: Entry) -> tuple[object, ...]:
 
 
 async def _store_run(transaction: Transaction, before: Run, after: Run, now: datetime) -> None:
-    await transaction.fetch(_SQL["store_run"], [run_row(after)])
+    await transaction.fetch(_SQL["store_run"], after.run_id, [run_row(after)])
     audit = run_audit(before, after)
     details = compact_json(audit.details)
     await transaction.fetch(_SQL["keep_audit"], after.run_id, audit.event_type, details, now)

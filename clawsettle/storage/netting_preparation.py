@@ -56,7 +56,8 @@ async def prepare_run(
         )
         for payout_id in payout_ids
     ]
-    await transaction.fetch(_SQL["link"], *([link[place] for link in links] for place in range(3)))
+    columns = ([link[place] for link in links] for place in range(3))
+    await transaction.fetch(_SQL["link"], run.run_id, *columns)
     return run
 
 

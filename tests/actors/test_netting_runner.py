@@ -13,9 +13,9 @@ from clawsettle.domain.errors import ConflictError, IllegalTransition
 from clawsettle.domain.forwarding import Unknown
 from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
 from clawsettle.domain.netting import Entry, RunStatus
-from clawsettle.domain.payouts import PayoutStatus
+from clawsettle.storage.netting_rows import read_entry
 from tests.house import House, open_house, settings
-from tests.netting import SOURCE, TARGET, cleared, fail_late, links, paid, request, transfer
+from tests.netting import SOURCE, cleared, fail_late, links, paid, request, transfer
 
 ALONE = settings(netting={"poll_s": 3600})
 
@@ -23,13 +23,11 @@ ALONE = settings(netting={"poll_s": 3600})
 @asynccontextmanager
 async def house_of_netting(database_url: str) -> AsyncIterator[tuple[House, NettingRunner]]:
     async with open_house(database_url, ALONE) as house:
-        yield house, house.parts.netting
+        yield house, house.parts.netting.runner
 
 
 async def entries(house: House) -> dict[str, Entry]:
     """All entries there are, by their connected account and their payouts."""
-    from clawsettle.storage.netting_rows import read_entry
-
     rows = await house.database.fetch("SELECT * FROM netting_entry")
     found = [read_entry(row) for row in rows]
     return {
@@ -234,4 +232,3 @@ async def test_runs_with_different_keys_at_once_share_the_payouts(database_url: 
                 nursery.start_soon(ask, f"key_{number}")
         assert None not in (await links(house.database)).values()
         assert await cleared(house) == (0, 600)
-        assert TARGET == "clawsettle.netting"

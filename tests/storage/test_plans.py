@@ -35,6 +35,7 @@ _WALKS = {
         "payout_failures",
     },
     "payout_comparison.connect_accounts": {"connect_account_connect_once"},
+    "netting.lock_due": {"netting_run_due"},
     "payouts.claim_due": {"payout_due"},
     "settlement_outbox.claim_due": {"settlement_outbox_due"},
     "settlement_outbox.backlog": {"settlement_outbox_due"},

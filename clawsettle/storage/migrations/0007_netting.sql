@@ -71,6 +71,7 @@ CREATE TABLE netting_entry (
     last_error_code        text,
     last_error_message     text,
     applied_at             timestamptz,
+    CONSTRAINT netting_entry_pk PRIMARY KEY (run_id, entry_id),
     CONSTRAINT netting_entry_run_fk FOREIGN KEY (run_id) REFERENCES netting_run (run_id),
     CONSTRAINT netting_entry_status_known CHECK (
         status IN ('pending', 'applying', 'unknown', 'applied', 'failed', 'released')
@@ -89,10 +90,6 @@ COMMENT ON COLUMN netting_entry.amount_minor IS
 COMMENT ON COLUMN netting_entry.doubt_at IS
     'when last it was not known whether the ledger had applied the transfer';
 
-CREATE INDEX netting_entry_by_status ON netting_entry (run_id, status, entry_id);
-CREATE INDEX netting_entry_of_run ON netting_entry (run_id, entry_id);
-ALTER TABLE netting_entry ADD CONSTRAINT netting_entry_pk PRIMARY KEY (entry_id);
-
 CREATE TABLE netting_item (
     payout_id              text        NOT NULL,
     direction              text        NOT NULL,
@@ -102,9 +99,12 @@ CREATE TABLE netting_item (
     currency               char(3)     NOT NULL,
     amount_minor           bigint      NOT NULL,
     at                     timestamptz NOT NULL,
+    run_id                 text,
     entry_id               text,
     CONSTRAINT netting_item_payout_fk FOREIGN KEY (payout_id) REFERENCES payout (payout_id),
-    CONSTRAINT netting_item_entry_fk FOREIGN KEY (entry_id) REFERENCES netting_entry (entry_id),
+    CONSTRAINT netting_item_entry_fk FOREIGN KEY (run_id, entry_id)
+        REFERENCES netting_entry (run_id, entry_id),
+    CONSTRAINT netting_item_taken_by_a_run CHECK ((run_id IS NULL) = (entry_id IS NULL)),
     CONSTRAINT netting_item_direction CHECK (
         (direction = 'sweep' AND amount_minor > 0 AND target_clearing_domain IS NULL)
         OR (direction = 'return' AND amount_minor < 0 AND target_clearing_domain IS NOT NULL)
@@ -118,7 +118,6 @@ COMMENT ON COLUMN netting_item.target_clearing_domain IS
 CREATE INDEX netting_item_waiting
     ON netting_item (clearing_domain, currency, direction, at, payout_id COLLATE "C")
     WHERE entry_id IS NULL;
-CREATE INDEX netting_item_of_entry ON netting_item (entry_id) WHERE entry_id IS NOT NULL;
 ALTER TABLE netting_item ADD CONSTRAINT netting_item_pk PRIMARY KEY (payout_id, direction);
 
 -- Nobody is given back what has not left: a return waits until its sweep has moved.
@@ -127,9 +126,16 @@ SELECT i.* FROM netting_item AS i
 WHERE i.entry_id IS NULL
   AND (
       i.direction = 'sweep'
-      OR EXISTS (
-          SELECT FROM netting_item AS s JOIN netting_entry AS e ON e.entry_id = s.entry_id
-          WHERE s.payout_id = i.payout_id AND s.direction = 'sweep' AND e.status = 'applied'
+      OR 'applied' = (
+          SELECT e.status
+          FROM (
+              SELECT run_id, entry_id FROM netting_item
+              WHERE payout_id = i.payout_id AND direction = 'sweep' LIMIT 1
+          ) AS s
+          CROSS JOIN LATERAL (
+              SELECT status FROM netting_entry
+              WHERE run_id = s.run_id AND entry_id = s.entry_id LIMIT 1
+          ) AS e
       )
   );
 
@@ -139,7 +145,7 @@ CREATE FUNCTION netting_queue_sweep() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO netting_item
     VALUES (NEW.payout_id, 'sweep', NEW.connect_account_id, NEW.clearing_domain, NULL,
-            NEW.currency, NEW.amount_minor, NEW.finalized_at, NULL);
+            NEW.currency, NEW.amount_minor, NEW.finalized_at, NULL, NULL);
     RETURN NULL;
 END $$;
 
@@ -156,17 +162,12 @@ BEGIN
     ELSE
         INSERT INTO netting_item
         SELECT NEW.payout_id, 'return', sweep.connect_account_id, sweep.clearing_domain,
-               r.target_clearing_domain, sweep.currency, -sweep.amount_minor, NEW.status_at, NULL
-        FROM netting_entry AS e JOIN netting_run AS r ON r.run_id = e.run_id
-        WHERE e.entry_id = sweep.entry_id;
+               r.target_clearing_domain, sweep.currency, -sweep.amount_minor, NEW.status_at,
+               NULL, NULL
+        FROM netting_run AS r WHERE r.run_id = sweep.run_id;
     END IF;
     RETURN NULL;
 END $$;
-
-INSERT INTO netting_item
-SELECT payout_id, 'sweep', connect_account_id, clearing_domain, NULL, currency, amount_minor,
-       finalized_at, NULL
-FROM payout WHERE status = 'paid';
 
 CREATE TRIGGER netting_paid_at_once AFTER INSERT ON payout
     FOR EACH ROW WHEN (NEW.status = 'paid') EXECUTE FUNCTION netting_queue_sweep();
@@ -176,6 +177,12 @@ CREATE TRIGGER netting_paid AFTER UPDATE OF status ON payout
 CREATE TRIGGER netting_failed_late AFTER UPDATE OF status ON payout
     FOR EACH ROW WHEN (OLD.status = 'paid' AND NEW.status <> 'paid')
     EXECUTE FUNCTION netting_queue_return();
+
+-- After the triggers: they have locked out everybody who could make a payout paid unseen.
+INSERT INTO netting_item
+SELECT payout_id, 'sweep', connect_account_id, clearing_domain, NULL, currency, amount_minor,
+       finalized_at, NULL, NULL
+FROM payout WHERE status = 'paid';
 
 CREATE TABLE netting_audit (
     audit_id   bigint      GENERATED ALWAYS AS IDENTITY,

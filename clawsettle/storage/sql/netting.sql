@@ -51,10 +51,15 @@ INSERT INTO netting_entry SELECT * FROM unnest($1::netting_entry[]);
 
 -- name: link
 -- Put items that this transaction has taken into their entries.
--- $1 text[] payout ids   $2 text[] directions   $3 text[] entry ids, one each
-UPDATE netting_item AS i SET entry_id = p.entry_id
-FROM unnest($1::text[], $2::text[], $3::text[]) AS p (payout_id, direction, entry_id)
-WHERE i.payout_id = p.payout_id AND i.direction = p.direction;
+-- $1 text run id   $2 text[] payout ids   $3 text[] directions   $4 text[] entry ids, one each
+UPDATE netting_item AS i SET run_id = $1, entry_id = p.entry_id
+FROM unnest($2::text[], $3::text[], $4::text[]) AS p (payout_id, direction, entry_id)
+WHERE i.payout_id = ANY ($2::text[]) AND i.payout_id = p.payout_id AND i.direction = p.direction;
+
+-- name: ended_run
+-- A run that nobody works on any more.
+-- $1 text run id
+SELECT * FROM netting_run WHERE run_id = $1 AND due_at IS NULL;
 
 -- name: lock_run
 -- A run, for the rest of the transaction, and the database's time.
@@ -87,14 +92,14 @@ UPDATE netting_run SET due_at = now(), lease_token = NULL WHERE run_id = $1 AND 
 
 -- name: store_run
 -- Store a run that this transaction has taken.
--- $1 netting_run[] whole rows
+-- $1 text run id   $2 netting_run[] whole row
 UPDATE netting_run AS r
 SET status = i.status, applied_count = i.applied_count, failed_count = i.failed_count,
     updated_at = i.updated_at, last_error_code = i.last_error_code,
     last_error_message = i.last_error_message, report_hash = i.report_hash,
     completed_at = i.completed_at, due_at = i.due_at, lease_token = i.lease_token
-FROM unnest($1::netting_run[]) AS i
-WHERE r.run_id = i.run_id;
+FROM unnest($2::netting_run[]) AS i
+WHERE r.run_id = $1;
 
 -- name: entries_in
 -- The entries of a run that have one of these statuses.
@@ -108,10 +113,13 @@ LIMIT $4;
 -- Entries that wait to be moved, and what they are made of: the sum of their items and their number,
 -- the sum of the payouts themselves, whether the payouts are such as the entry has them, and
 -- whether they are still what they were when they were taken.
--- $1 text run id   $2 boolean those that bring money back (false: the others)   $3 integer most rows
+-- $1 text run id   $2 boolean those that bring money back (false: the others)
+-- $3 text entry id that they come after   $4 integer most rows
 SELECT e.*, c.*
 FROM netting_entry AS e
-JOIN netting_run AS r ON r.run_id = $1
+CROSS JOIN LATERAL (
+    SELECT source_clearing_domain FROM netting_run WHERE run_id = $1 LIMIT 1
+) AS r
 CROSS JOIN LATERAL (
     SELECT
         count(*) AS item_count,
@@ -128,12 +136,15 @@ CROSS JOIN LATERAL (
                 ELSE p.status IN ('returning', 'returned')
             END
         ) AS are_unchanged
-    FROM netting_item AS i JOIN payout AS p ON p.payout_id = i.payout_id
-    WHERE i.entry_id = e.entry_id
+    FROM netting_item AS i
+    CROSS JOIN LATERAL (SELECT * FROM payout WHERE payout_id = i.payout_id LIMIT 1) AS p
+    WHERE i.payout_id = ANY (e.payout_ids || e.compensated_payout_ids)
+      AND i.entry_id = e.entry_id
 ) AS c
 WHERE e.run_id = $1 AND e.status = 'pending' AND (e.amount_minor < 0) = $2::boolean
+  AND e.entry_id > $3
 ORDER BY e.entry_id
-LIMIT $3;
+LIMIT $4;
 
 -- name: store_entries
 -- Store entries of a run that this transaction has taken, with the audit rows of those that end an
@@ -154,7 +165,8 @@ WITH told AS MATERIALIZED (
         ledger_event_id = i.ledger_event_id, last_error_code = i.last_error_code,
         last_error_message = i.last_error_message, applied_at = i.applied_at, updated_at = $13
     FROM told AS i
-    WHERE e.entry_id = i.entry_id AND e.status = i.from_status AND e.status <> i.status
+    WHERE e.run_id = $1 AND e.entry_id = ANY ($2::text[])
+      AND e.entry_id = i.entry_id AND e.status = i.from_status AND e.status <> i.status
     RETURNING e.entry_id
 )
 INSERT INTO netting_audit (run_id, entry_id, event_type, details, at)
@@ -170,29 +182,29 @@ INSERT INTO netting_audit (run_id, event_type, details, at) VALUES ($1, $2, $3, 
 
 -- name: lock_items
 -- Take the items of entries for the rest of the transaction: what becomes of their payouts waits.
--- $1 text[] entry ids
+-- $1 text[] payout ids of the entries   $2 text[] entry ids
 SELECT 1 FROM netting_item
-WHERE entry_id = ANY ($1::text[])
+WHERE payout_id = ANY ($1::text[]) AND entry_id = ANY ($2::text[])
 ORDER BY payout_id, direction
 FOR UPDATE;
 
 -- name: free_items
 -- Let the items of entries that have not moved wait for another run. Of a payout that is not paid
 -- any more nothing is left: neither the sweep, nor the return that waits for it.
--- $1 text[] entry ids
-WITH gone AS (
-    DELETE FROM netting_item AS i USING payout AS p
-    WHERE i.entry_id = ANY ($1::text[]) AND i.direction = 'sweep'
-      AND p.payout_id = i.payout_id AND p.status <> 'paid'
-    RETURNING i.payout_id
-), undone AS (
+-- $1 text[] payout ids of the entries   $2 text[] entry ids
+WITH items AS MATERIALIZED (
+    SELECT i.payout_id, i.direction, i.direction = 'return' OR p.status = 'paid' AS waits
+    FROM netting_item AS i
+    CROSS JOIN LATERAL (SELECT status FROM payout WHERE payout_id = i.payout_id LIMIT 1) AS p
+    WHERE i.payout_id = ANY ($1::text[]) AND i.entry_id = ANY ($2::text[])
+), gone AS (
     DELETE FROM netting_item
-    WHERE payout_id = ANY (ARRAY(SELECT payout_id FROM gone)) AND direction = 'return'
+    WHERE payout_id = ANY (ARRAY(SELECT payout_id FROM items WHERE NOT waits))
 )
-UPDATE netting_item AS i SET entry_id = NULL
-FROM payout AS p
-WHERE i.entry_id = ANY ($1::text[]) AND p.payout_id = i.payout_id
-  AND (i.direction = 'return' OR p.status = 'paid');
+UPDATE netting_item AS i SET run_id = NULL, entry_id = NULL
+FROM items
+WHERE i.payout_id = ANY ($1::text[]) AND items.waits
+  AND i.payout_id = items.payout_id AND i.direction = items.direction;
 
 -- name: tally
 -- How many entries of a run have each status.
