@@ -2,9 +2,9 @@
 
 Owns: no rows of its own; it asks the runner for runs as a request would.
 Guarantees: a slot has one run, which begins within one poll interval once a daemon works in that
-slot, and takes all that waits. Before that, scheduled runs that have failed are resumed, each once
-a slot: nobody else would repeat their keys. A slot in which no daemon worked has none, and is not
-made up for. What goes wrong with one run is logged and keeps no other from its turn.
+slot, and takes all that waits. Whoever starts it first resumes the scheduled runs that have failed,
+each once a slot: nobody else would repeat their keys. A slot in which no daemon worked has no run,
+and is not made up for. What goes wrong with one run is logged and keeps no other from its turn.
 Stops: on ``close``, at once; the run it waits for goes on.
 """
 

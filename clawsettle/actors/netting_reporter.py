@@ -55,13 +55,13 @@ class NettingReporter:
 
     async def _ask_ledger(self, report: ReadReport) -> LedgerTally | None:
         """Return what the ledger says of the entries; None when it does not say it whole."""
-        tally = LedgerTally()
+        run_id, moved_ids, tally = report.run.run_id, report.moved_ids, LedgerTally()
         try:
-            for place in range(0, len(report.moved_ids), PAGE):
-                entries = await self.reports.entries(report.moved_ids[place : place + PAGE])
+            for place in range(0, len(moved_ids), PAGE):
+                entries = await self.reports.entries(run_id, moved_ids[place : place + PAGE])
                 keys = [entry.idempotency_key for entry in entries]
                 tally.add(report.run, entries, await self.ledger.events_by_key(keys))
         except LedgerError as error:
-            _log.warning("netting_report_unproved", run_id=report.run.run_id, error=error.message)
+            _log.warning("netting_report_unproved", run_id=run_id, error=error.message)
             return None
         return tally

@@ -122,11 +122,10 @@ class NettingReports:
         """Make a run's report for its hash alone. Raises: as ``read``."""
         (await self.read(run_id, ReportFormat.CSV)).file.file.close()
 
-    async def entries(self, entry_ids: Sequence[str]) -> list[Entry]:
-        """Return these entries, in no order."""
-        return [
-            read_entry(row) for row in await self.database.fetch(_SQL["entries_named"], entry_ids)
-        ]
+    async def entries(self, run_id: str, entry_ids: Sequence[str]) -> list[Entry]:
+        """Return these entries of a run, in no order."""
+        rows = await self.database.fetch(_SQL["entries_named"], run_id, entry_ids)
+        return [read_entry(row) for row in rows]
 
     async def version(self, run_id: str, number: int) -> ReportFile:
         """Return what the hash was made of when a run had ended for the nth time, from 1 on.

@@ -44,7 +44,8 @@ IMPOSSIBLE = {
         "UPDATE netting_entry SET doubt_at = NULL WHERE status = 'unknown'"
     ),
     "netting_item_payout_fk": _ITEM.format("payout_id = 'pout_none'"),
-    "netting_item_entry_fk": _ITEM.format("entry_id = 'nte_none'"),
+    "netting_item_entry_fk": _ITEM.format("run_id = 'nrun_00001', entry_id = 'nte_none'"),
+    "netting_item_taken_by_a_run": _ITEM.format("run_id = 'nrun_00001'"),
     "netting_item_direction": _ITEM.format("direction = 'return'"),
     "netting_audit_run_fk": "UPDATE netting_audit SET run_id = 'nrun_none'",
     "netting_report_run_fk": "UPDATE netting_report SET run_id = 'nrun_none'",

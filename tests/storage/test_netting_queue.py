@@ -53,6 +53,7 @@ def sweep(payout: Payout) -> dict[str, Any]:
         "currency": "USD",
         "amount_minor": payout.amount_minor,
         "at": payout.finalized_at,
+        "run_id": None,
         "entry_id": None,
     }
 
@@ -106,7 +107,9 @@ async def test_what_fails_late_after_a_run_has_taken_it_is_queued_against_it_onc
         run = await prepare(database, target_clearing_domain=TARGET)
         await store_as(database, one.payout, *ends)
         late, taken = await queue(database)
-        assert taken == sweep(one.payout) | {"entry_id": taken["entry_id"]}
+        assert taken["entry_id"] is not None
+        its_entry = {"run_id": run.run_id, "entry_id": taken["entry_id"]}
+        assert taken == sweep(one.payout) | its_entry
         assert late == sweep(one.payout) | {
             "direction": "return",
             "target_clearing_domain": run.target_clearing_domain,

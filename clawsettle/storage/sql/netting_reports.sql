@@ -20,7 +20,7 @@ SELECT * FROM netting_entry WHERE run_id = $1 ORDER BY entry_id COLLATE "C";
 
 -- name: applied_sums
 -- What the applied entries of a run come to, what the payouts in them do, and whether they agree for
--- every entry; a sum may need more than 63 bits. Lists of one make it the indexes of these ids.
+-- every entry; a sum may need more than 63 bits.
 -- $1 text run id
 SELECT
     coalesce(sum(e.amount_minor), 0)::text AS entries_minor,
@@ -31,15 +31,17 @@ CROSS JOIN LATERAL (
     SELECT coalesce(
         sum(CASE i.direction WHEN 'sweep' THEN p.amount_minor ELSE -p.amount_minor END), 0
     ) AS payouts_minor
-    FROM netting_item AS i JOIN payout AS p ON p.payout_id = ANY (ARRAY[i.payout_id])
-    WHERE i.entry_id = ANY (ARRAY[e.entry_id])
+    FROM netting_item AS i
+    CROSS JOIN LATERAL (SELECT amount_minor FROM payout WHERE payout_id = i.payout_id LIMIT 1) AS p
+    WHERE i.payout_id = ANY (e.payout_ids || e.compensated_payout_ids)
+      AND i.entry_id = e.entry_id
 ) AS c
 WHERE e.run_id = $1 AND e.status = 'applied';
 
 -- name: entries_named
--- Some entries.
--- $1 text[] entry ids
-SELECT * FROM netting_entry WHERE entry_id = ANY ($1::text[]);
+-- Some entries of a run.
+-- $1 text run id   $2 text[] entry ids
+SELECT * FROM netting_entry WHERE run_id = $1 AND entry_id = ANY ($2::text[]);
 
 -- name: version
 -- The report of a run as it was when it had ended for the nth time.
