@@ -3,10 +3,9 @@
 SELECT * FROM netting_run WHERE run_id = $1;
 
 -- name: entries
--- What a run moves, by entry id. A list of one run makes it the index of the run's entries: on an
--- empty table that of all ids looks as short.
+-- What a run moves, by entry id.
 -- $1 text run id
-SELECT * FROM netting_entry WHERE run_id = ANY (ARRAY[$1::text]) ORDER BY run_id, entry_id;
+SELECT * FROM netting_entry WHERE run_id = $1 ORDER BY entry_id;
 
 -- name: runs
 -- Runs, the newest first.
