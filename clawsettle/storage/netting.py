@@ -184,7 +184,10 @@ class NettingRuns:
             now = await self._hold(transaction, run)
             await _record(transaction, run, done, now)
             rows = await transaction.fetch(_SQL["next_entries"], run.run_id, back, after, limit)
-            return await _record(transaction, run, [_judged(row) for row in rows], now)
+            waiting = [_judged(row) for row in rows if row["status"] == EntryStatus.PENDING]
+            claimed = [read_entry(row) for row in rows if row["status"] == EntryStatus.APPLYING]
+            claimed += await _record(transaction, run, waiting, now)
+            return sorted(claimed, key=lambda entry: entry.entry_id)
 
         return await self.database.transaction(work)
 
