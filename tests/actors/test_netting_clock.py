@@ -98,7 +98,10 @@ async def daemons(database_url: str, count: int = 1) -> AsyncIterator[Daemons]:
         ]
         clocks = [
             NettingClock(
-                Schedule(house.database, calendar, place), house.parts.netting, DAY_S, 0.02
+                Schedule(house.database, True, calendar, place),
+                house.parts.netting.runner,
+                DAY_S,
+                0.02,
             )
             for place, house in enumerate(houses)
         ]
@@ -209,7 +212,7 @@ async def test_a_run_that_somebody_asked_for_is_left_to_him(database_url: str) -
         house = at.houses[0]
         await paid(house, ("a", "acct_A", 200))
         await transfer(house, f"clearing:{SOURCE}", ELSEWHERE, 200)
-        await house.parts.netting.execute(request("his"))
+        await house.parts.netting.runner.execute(request("his"))
         await transfer(house, ELSEWHERE, f"clearing:{SOURCE}", 200)
         async with ticking(at):
             await at.pass_days()
@@ -222,7 +225,7 @@ async def test_what_cannot_be_run_is_told_once_and_the_next_slot_has_its_turn(
     database_url: str,
 ) -> None:
     async with daemons(database_url) as at:
-        runner = at.houses[0].parts.netting
+        runner = at.houses[0].parts.netting.runner
         defaults, runner.defaults = runner.defaults, attrs.evolve(runner.defaults, targets=())
         with structlog.testing.capture_logs() as lines:
             async with ticking(at):
@@ -251,7 +254,7 @@ class Gated:
 async def test_a_clock_that_is_closed_waits_for_no_run(database_url: str) -> None:
     async with daemons(database_url) as at:
         house, (clock,) = at.houses[0], at.clocks
-        runner = house.parts.netting
+        runner = house.parts.netting.runner
         gated = Gated(runner.steps.ledger)
         runner.steps = attrs.evolve(runner.steps, ledger=gated)  # type: ignore[arg-type]
         await paid(house, ("a", "acct_A", 200))
