@@ -69,38 +69,38 @@ class _WatchedTransaction:
         return getattr(self.transaction, name)
 
 
-def watch(database: Database, death: Death) -> None:
-    """Let the daemon with these connections die by ``death``."""
+def watch(database: Database, visit: Callable[[str], Awaitable[None]]) -> None:
+    """Have ``visit`` called after each effect of the daemon with these connections."""
     fetch, transaction = database.fetch, database.transaction
 
     async def watched_fetch(sql: str, *args: object) -> Sequence[Row]:
         rows = await fetch(sql, *args)
         if sql in WRITES and rows:
-            await death.visit(WRITES[sql])
+            await visit(WRITES[sql])
         return rows
 
     async def watched_transaction(work: Callable[[Any], Awaitable[T]]) -> T:
         written: list[str] = []
         value = await transaction(lambda one: work(_WatchedTransaction(one, written)))
         if written:
-            await death.visit(" and ".join(written))
+            await visit(" and ".join(written))
         return value
 
     vars(database).update(fetch=watched_fetch, transaction=watched_transaction)
 
 
-def lose_answers(database: Database) -> None:
-    """Lose the answer to every commit, so that each is made again, as the bridge does then."""
+def lose_answers(database: Database, is_lost: Callable[[], bool] = lambda: True) -> None:
+    """Lose answers to commits, so that these are made again, as the bridge does then."""
     fetch, transaction = database.fetch, database.transaction
 
     async def fetch_twice(sql: str, *args: object) -> Sequence[Row]:
         rows = await fetch(sql, *args)
-        return await fetch(sql, *args) if sql in WRITES else rows
+        return await fetch(sql, *args) if sql in WRITES and is_lost() else rows
 
     async def transact_twice(work: Callable[[Any], Awaitable[T]]) -> T:
         written: list[str] = []
         value = await transaction(lambda one: work(_WatchedTransaction(one, written)))
-        return await transaction(work) if written else value
+        return await transaction(work) if written and is_lost() else value
 
     vars(database).update(fetch=fetch_twice, transaction=transact_twice)
 
@@ -288,7 +288,7 @@ class Lives:
                     act = Act(house, name)
                     await self.life.begin(act)
                     moved_before = await act.cleared(TARGET)
-                    watch(house.database, death)
+                    watch(house.database, death.visit)
                     await self.act(act)
                     await runs_at_rest(house.database)
                     death.after = 0

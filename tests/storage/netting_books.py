@@ -108,6 +108,11 @@ FROM netting_entry AS e JOIN ledger_event AS l
   ON l.idempotency_key = 'netting:entry:' || e.entry_id
 WHERE e.status <> 'applied'
 """
+EMPTY = """
+DELETE FROM netting_item; DELETE FROM netting_entry; DELETE FROM netting_audit;
+DELETE FROM netting_report; DELETE FROM netting_run; DELETE FROM payout_audit; DELETE FROM payout
+"""
+"""Makes netting and its payouts what they were when they were installed."""
 END = "UPDATE netting_run SET due_at = now() WHERE due_at IS NOT NULL"
 
 
