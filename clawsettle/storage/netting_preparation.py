@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from clawsettle.domain.netting import Run, RunStatus
-from clawsettle.domain.netting_plan import Direction, Item, Plan, plan_run
+from clawsettle.domain.netting_plan import Direction, Item, Plan, PlannedEntry, plan_run
 from clawsettle.domain.netting_requests import NettingRequest
 from clawsettle.storage.bridge import Row, Transaction
 from clawsettle.storage.netting_rows import entry_row, run_row
@@ -45,11 +45,21 @@ async def prepare_run(
     run = _prepared(request, plan, now, due_at)
     if not await transaction.fetch(_SQL["insert_run"], [run_row(run)]):
         return None
-    entries = [entry_row(entry.opened(run.run_id, now)) for entry in plan.entries]
+    # Page by page: between them other calls of this daemon are served.
+    for first in range(0, len(plan.entries), _PAGE):
+        await _store_entries(transaction, run, plan.entries[first : first + _PAGE])
+    return run
+
+
+async def _store_entries(
+    transaction: Transaction, run: Run, planned: Sequence[PlannedEntry]
+) -> None:
+    """Keep entries of a new run, and put into them the items that they are made of."""
+    entries = [entry_row(entry.opened(run.run_id, run.created_at)) for entry in planned]
     await transaction.fetch(_SQL["insert_entries"], entries)
     links = [
         (payout_id, direction, entry.entry_id)
-        for entry in plan.entries
+        for entry in planned
         for direction, payout_ids in (
             (Direction.SWEEP, entry.payout_ids),
             (Direction.RETURN, entry.compensated_payout_ids),
@@ -58,7 +68,6 @@ async def prepare_run(
     ]
     columns = ([link[place] for link in links] for place in range(3))
     await transaction.fetch(_SQL["link"], run.run_id, *columns)
-    return run
 
 
 async def _plan(
