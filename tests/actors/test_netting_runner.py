@@ -9,7 +9,7 @@ from attrs import define, field
 
 from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.clients.ledger import Ledger
-from clawsettle.domain.errors import ConflictError, IllegalTransition
+from clawsettle.domain.errors import ConflictError, IllegalTransition, Overloaded
 from clawsettle.domain.forwarding import Unknown
 from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
 from clawsettle.domain.netting import Entry, RunStatus
@@ -252,3 +252,15 @@ async def test_what_had_moved_when_its_payout_failed_and_its_daemon_died_is_foun
         assert (done.status, done.applied_count) == (RunStatus.APPLIED, 1)
         await runner.execute(request("second"))
         assert await cleared(house) == (200, 0)
+
+
+async def test_a_daemon_that_stops_leaves_a_run_to_others_at_once(database_url: str) -> None:
+    async with house_of_netting(database_url) as (house, runner):
+        await paid(house, ("a", "acct_A", 200))
+        async with open_house(database_url, ALONE) as other:
+            runner.close()
+            with pytest.raises(Overloaded):
+                await runner.execute(request("key"))
+            done = await other.parts.netting.runner.execute(request("key"))
+            assert done.run.status is RunStatus.APPLIED
+        assert await cleared(house) == (0, 200)
