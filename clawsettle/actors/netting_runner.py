@@ -229,8 +229,8 @@ class NettingRunner:
         # What comes back to the source first: others may wait for it there.
         await self._move(run, back=True)
         await self._move(run, back=False)
-        # One in doubt whose payout has failed is not to be moved again, but may have been before; only
-        # when that is known does the amount come back with another run.
+        # One in doubt whose payout has failed is not to be moved again, but may have been before:
+        # only when that is known does the amount come back with another run.
         await self._settle(run, _WITHHELD, self.steps.look)
         return await self.runs.finish(run)
 
