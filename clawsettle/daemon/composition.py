@@ -19,7 +19,6 @@ from quart_trio import QuartTrio
 from clawsettle import __version__
 from clawsettle.actors.delivery_recorder import DeliveryRecorder
 from clawsettle.actors.ledger_keeper import LedgerKeeper
-from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.actors.payout_comparer import PayoutComparer
 from clawsettle.actors.settlement_forwarder import SettlementForwarder
 from clawsettle.actors.settlement_rescuer import SettlementRescuer
@@ -27,7 +26,7 @@ from clawsettle.actors.supervisor import Actor, Supervised
 from clawsettle.actors.webhook_intake import WebhookIntake
 from clawsettle.clients.ledger import HttpLedger, Ledger
 from clawsettle.config import Address, Settings, serving_problems
-from clawsettle.daemon.netting_parts import assemble_netting
+from clawsettle.daemon.netting_parts import NettingParts, assemble_netting
 from clawsettle.daemon.payout_parts import PayoutParts, assemble_payouts
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
@@ -88,7 +87,7 @@ class Parts:
     actors: tuple[Supervised, ...]
     readiness: Readiness
     patience: Patience
-    netting: NettingRunner
+    netting: NettingParts
     http_ledger: HttpLedger | None = None
     payouts: PayoutParts | None = None
 
@@ -138,7 +137,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
     recorder = DeliveryRecorder(
         DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
     )
-    actors: list[Actor] = [rescuer, intake, forwarder, netting]
+    actors: list[Actor] = [rescuer, intake, forwarder, *netting.actors]
     actors += payouts.actors if payouts else ()
     actors += [recorder] if keeper is None else [keeper, recorder]
     supervised = tuple(Supervised(actor) for actor in actors)
@@ -166,7 +165,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
                     ),
                     settings.admin,
                 ).routes(),
-                *netting_routes(settings, database, patience, netting),
+                *netting_routes(settings, database, patience, netting.runner, ledger),
             ],
             readiness,
         ),

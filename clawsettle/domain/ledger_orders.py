@@ -222,6 +222,26 @@ def applied(order: TransferOrder, event: LedgerEvent | None) -> Applied | None:
     return Applied(event.event_id)
 
 
+def moved_minor(event: LedgerEvent, source: Side, destination: Side) -> int:
+    """Return what an event says it has moved between two accounts, in minor units.
+
+    Below zero when it has moved the other way; 0 when it is about others.
+    """
+    amount_minor = event.amount_minor or 0
+    if _goes(event, source, destination):
+        return amount_minor
+    return -amount_minor if _goes(event, destination, source) else 0
+
+
+def _goes(event: LedgerEvent, source: Side, destination: Side) -> bool:
+    """Whether an event, as far as it tells, goes from one account to the other."""
+    spec = _member(event.metadata, "spec_v1")
+    source_text, destination_text = (_member(spec, end).get("account") for end in ("from", "to"))
+    return _is_named(source, source_text, event.account_id) and _is_named(
+        destination, destination_text, event.to_account_id
+    )
+
+
 def _difference(order: TransferOrder, event: LedgerEvent) -> str | None:
     """Return the name of what an event tells otherwise than the order has it."""
     source, destination = order.source, order.destination

@@ -10,7 +10,7 @@ from attrs import frozen
 from clawsettle.domain.accounts import account_ref
 from clawsettle.domain.canonical import canonical_json, sha256_hex
 from clawsettle.domain.errors import CallerError, ConflictError
-from clawsettle.domain.fields import body_object, refuse_unstorable
+from clawsettle.domain.fields import body_object
 from clawsettle.domain.netting import Run
 
 LIMIT_MAX = 100_000
@@ -140,7 +140,6 @@ def _limit(body: Mapping[str, object], default: int) -> int:
 
 def _domain(body: Mapping[str, object], name: str, default: str) -> str:
     domain = _text(body, name, default)
-    refuse_unstorable(domain, domain)
     if not domain.isprintable() or account_ref(f"clearing:{domain}") is None:
         raise _bad(name, "must be 1 to 255 printable characters")
     return domain

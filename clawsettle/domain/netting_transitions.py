@@ -102,6 +102,7 @@ ENTRY_TRANSITIONS: Mapping[EntryStatus, Mapping[type[object], EntryStatus]] = {
     E.RELEASED: {},
 }
 """status -> event -> status; what is not listed is refused."""
+_LEADS_TO = {event: status for row in ENTRY_TRANSITIONS.values() for event, status in row.items()}
 
 
 @frozen
@@ -191,7 +192,7 @@ def apply_entry(entry: Entry, event: EntryEvent, *, now: datetime) -> Entry:
                 "run_id": entry.run_id,
                 "entry_id": entry.entry_id,
                 "from_status": str(entry.status.wire),
-                "to_status": type(event).__name__,
+                "to_status": str(_LEADS_TO[type(event)].wire),
             },
         )
     after = attrs.evolve(entry, status=status, updated_at=now)

@@ -40,6 +40,7 @@ WIRE_WORDS: Mapping[str, str] = {str(status): str(status.wire) for status in Pay
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 _QUOTED = re.compile(r'[",\n\r]')
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NEGATIVE = re.compile(r"-[1-9][0-9]*\Z")
 # An instant has dashes, but none begins with one.
 _SUSPECT = ('"', "\r", "=", "+", "@", "\t", ",-", "\n-")
 
@@ -176,8 +177,9 @@ def csv_lines(rows: Sequence[Sequence[str | None]]) -> str:
 def csv_cell(text: str) -> str:
     """Return a cell, quoted where it must be; one that a spreadsheet would compute gets a ``'``.
 
+    A negative integer is no formula, but what it is.
     Source: payouts contract sections 8 and 11 (15).
     """
-    if text.startswith(_FORMULA):
+    if text.startswith(_FORMULA) and not _NEGATIVE.match(text):
         text = f"'{text}"
     return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text

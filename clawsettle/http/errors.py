@@ -148,20 +148,19 @@ def error_answer(
 
     Texts of storage and configuration errors, of anything that answers 500, and of every exception
     that is not a ``ClawsettleError`` are withheld; ``details.correlation_id`` then names the log
-    line. Raises nothing.
+    line. The details of storage and configuration errors are withheld, too. Raises nothing.
 
     Source: webhook-forwarding contract section 1; section 14 W20 for the opaque texts.
     """
     if not isinstance(error, ClawsettleError):
         error = ClawsettleError("unexpected")
     status = error_status(error, statuses)
-    opaque = status == STATUS_BY_CODE["INTERNAL_ERROR"] or isinstance(
-        error, StorageError | ConfigError
-    )
-    details = dict(error.details)
+    of_ours = isinstance(error, StorageError | ConfigError)
+    opaque = of_ours or status == STATUS_BY_CODE["INTERNAL_ERROR"]
+    details = {} if of_ours else dict(error.details)
     text = error.message
     if opaque:
-        details = {"correlation_id": correlation_id}
+        details["correlation_id"] = correlation_id
         text = _OPAQUE_TEXTS.get(error.code, _OPAQUE_TEXT)
     return ErrorAnswer(
         status, envelope(text, error.code, details), HEADERS_BY_CODE.get(error.code, {}), opaque

@@ -100,7 +100,14 @@ def test_every_stored_status_has_one_of_the_six_words() -> None:
         ("a\rb", '"a\rb"'),
         ("=1+1", "'=1+1"),
         ("+1", "'+1"),
-        ("-1", "'-1"),
+        ("-1", "-1"),
+        ("-300", "-300"),
+        ("-", "'-"),
+        ("-0", "'-0"),
+        ("-01", "'-01"),
+        ("-1+1", "'-1+1"),
+        ("-1\n", '"\'-1\n"'),
+        ("-\N{FULLWIDTH DIGIT ONE}", "'-\N{FULLWIDTH DIGIT ONE}"),
         ("@x", "'@x"),
         ("\tx", "'\tx"),
         ("\rx", '"\'\rx"'),
@@ -115,7 +122,7 @@ def test_a_cell_is_quoted_where_it_must_be_and_computes_nothing(text: str, cell:
 
 
 _CELLS = st.lists(
-    st.text(alphabet=st.sampled_from("ab,\"\n\r=+-@\t'ä:"), max_size=6), min_size=2, max_size=4
+    st.text(alphabet=st.sampled_from("ab1,\"\n\r=+-@\t'ä:"), max_size=6), min_size=2, max_size=4
 )
 
 

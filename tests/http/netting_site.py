@@ -100,7 +100,7 @@ async def gated(
 ) -> AsyncIterator[tuple[House, Gate]]:
     """A house whose netting finds such a ledger; the gate is opened at the end."""
     async with open_house(database_url, configured) as house:
-        runner = house.parts.netting
+        runner = house.parts.netting.runner
         gate = Gate(runner.steps.ledger, deaf)
         runner.steps = NettingSteps(gate, 30.0)  # type: ignore[arg-type]
         yield house, gate

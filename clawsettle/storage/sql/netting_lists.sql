@@ -1,4 +1,5 @@
 -- name: run
+-- A run.
 -- $1 text run id
 SELECT * FROM netting_run WHERE run_id = $1;
 
