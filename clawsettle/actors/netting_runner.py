@@ -221,8 +221,8 @@ class NettingRunner:
         if run.status is RunStatus.RELEASING:
             await self._settle(run, self.runs.unmoved, self.steps.give_back)
             return await self.runs.finish(run)
-        # What has moved is known before it is judged by what its payouts have become: only then does
-        # the amount of one that has failed come back with another run.
+        # What has moved is known before it is judged by what its payouts have become: only then
+        # does the amount of one that has failed come back with another run.
         await self._settle(run, self.runs.in_doubt, self.steps.look)
         # What comes back to the source first: others may wait for it there.
         await self._move(run, back=True)
