@@ -7,6 +7,7 @@ Source: netting contract section 5; 10 (1, 2, 4, 12, 14, 19).
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from clawsettle.domain.canonical import compact_json
 from clawsettle.domain.netting import Run, RunStatus
 from clawsettle.domain.netting_plan import Direction, Item, Plan, PlannedEntry, plan_run
 from clawsettle.domain.netting_requests import NettingRequest
@@ -57,17 +58,12 @@ async def _store_entries(
     """Keep entries of a new run, and put into them the items that they are made of."""
     entries = [entry_row(entry.opened(run.run_id, run.created_at)) for entry in planned]
     await transaction.fetch(_SQL["insert_entries"], entries)
-    links = [
-        (payout_id, direction, entry.entry_id)
-        for entry in planned
-        for direction, payout_ids in (
-            (Direction.SWEEP, entry.payout_ids),
-            (Direction.RETURN, entry.compensated_payout_ids),
-        )
-        for payout_id in payout_ids
-    ]
-    columns = ([link[place] for link in links] for place in range(3))
-    await transaction.fetch(_SQL["link"], run.run_id, *columns)
+    sweeps = {payout_id: entry.entry_id for entry in planned for payout_id in entry.payout_ids}
+    returns = {
+        payout_id: entry.entry_id for entry in planned for payout_id in entry.compensated_payout_ids
+    }
+    for direction, links in ((Direction.SWEEP, sweeps), (Direction.RETURN, returns)):
+        await transaction.fetch(_SQL["link"], run.run_id, direction, compact_json(links))
 
 
 async def _plan(
