@@ -4,8 +4,9 @@ Whoever sees a run sees all that belongs to it; what went wrong before the commi
 Source: netting contract section 5; 10 (1, 2, 4, 12, 14, 19).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from clawsettle.domain.netting import Run, RunStatus
 from clawsettle.domain.netting_plan import Direction, Item, Plan, plan_run
@@ -16,6 +17,7 @@ from clawsettle.storage.queries import load_queries
 
 _SQL = load_queries("netting")
 _PAGE = 1000
+T = TypeVar("T")
 
 
 async def plan_waiting(transaction: Transaction, request: NettingRequest) -> Plan:
@@ -46,7 +48,8 @@ async def prepare_run(
     if not await transaction.fetch(_SQL["insert_run"], [run_row(run)]):
         return None
     entries = [entry_row(entry.opened(run.run_id, now)) for entry in plan.entries]
-    await transaction.fetch(_SQL["insert_entries"], entries)
+    for page in _pages(entries):
+        await transaction.fetch(_SQL["insert_entries"], page)
     links = [
         (payout_id, direction, entry.entry_id)
         for entry in plan.entries
@@ -56,9 +59,14 @@ async def prepare_run(
         )
         for payout_id in payout_ids
     ]
-    columns = ([link[place] for link in links] for place in range(3))
-    await transaction.fetch(_SQL["link"], run.run_id, *columns)
+    for page in _pages(links):
+        await transaction.fetch(_SQL["link"], run.run_id, *map(list, zip(*page, strict=True)))
     return run
+
+
+def _pages(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut rows into what a statement surely has time for, however many there are."""
+    return (rows[place : place + _PAGE] for place in range(0, len(rows), _PAGE))
 
 
 async def _plan(
