@@ -184,7 +184,12 @@ class NettingRuns:
             now = await self._hold(transaction, run)
             await _record(transaction, run, done, now)
             rows = await transaction.fetch(_SQL["next_entries"], run.run_id, back, after, limit)
-            return await _record(transaction, run, [_judged(row) for row in rows], now)
+            waiting = [row for row in rows if row["status"] == EntryStatus.PENDING]
+            claimed = await _record(transaction, run, [_judged(row) for row in waiting], now)
+            # Under a lease nobody else claims: what is claimed beyond ``after`` was so by a try of
+            # this very call, whose answer was lost.
+            known = {entry.entry_id: entry for entry in claimed}
+            return [known.get(row["entry_id"]) or read_entry(row) for row in rows]
 
         return await self.database.transaction(work)
 

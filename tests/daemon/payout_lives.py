@@ -37,12 +37,12 @@ T = TypeVar("T")
 Minor = tuple[int, int, int]
 AMOUNT_MINOR, FUNDS_MINOR = 1200, 1_000_000
 UNTOUCHED = (FUNDS_MINOR, 0, 0)
-_WRITE = re.compile(r"\b(INSERT INTO \w|UPDATE \w+( AS \w+)?\s+SET |DELETE FROM )")
+WRITE = re.compile(r"\b(INSERT INTO \w|UPDATE \w+( AS \w+)?\s+SET |DELETE FROM )")
 WRITES = {
     sql: f"{file}.{name}"
     for file in ("payouts", "settlement_outbox", "ledger")
     for name, sql in load_queries(file).items()
-    if _WRITE.search(sql)
+    if WRITE.search(sql)
 }
 """The statements that change a payout, its events or the ledger: text -> name."""
 

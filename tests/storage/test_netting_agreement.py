@@ -16,16 +16,13 @@ from clawsettle.domain.payouts import PayoutStatus
 from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.netting import NettingRuns
 from tests.netting import SOURCE, TARGET, request
+from tests.storage.netting_books import EMPTY
 from tests.storage.payout_histories import NOON, History, history, keep, store
 
 S = PayoutStatus
 EXAMPLES = 60
 OTHER_TARGET = "clawsettle.losses"
 DEFAULTS = NettingDefaults(SOURCE, TARGET, 100, {TARGET, OTHER_TARGET})
-EMPTY = """
-DELETE FROM netting_item; DELETE FROM netting_entry; DELETE FROM netting_audit;
-DELETE FROM netting_run; DELETE FROM payout_audit; DELETE FROM payout
-"""
 PLAN = """
 WITH candidate AS (
     SELECT i.direction, i.at, i.payout_id, p.connect_account_id, p.currency,

@@ -110,9 +110,10 @@ ORDER BY entry_id
 LIMIT $4;
 
 -- name: next_entries
--- Entries that wait to be moved, and what they are made of: the sum of their items and their number,
--- the sum of the payouts themselves, whether the payouts are such as the entry has them, and
--- whether they are still what they were when they were taken.
+-- Entries that wait to be moved, or were claimed by a try of this commit whose answer was lost, and
+-- what they are made of: the sum of their items and their number, the sum of the payouts themselves,
+-- whether the payouts are such as the entry has them, and whether they are still what they were when
+-- they were taken.
 -- $1 text run id   $2 boolean those that bring money back (false: the others)
 -- $3 text entry id that they come after   $4 integer most rows
 SELECT e.*, c.*
@@ -141,8 +142,8 @@ CROSS JOIN LATERAL (
     WHERE i.payout_id = ANY (e.payout_ids || e.compensated_payout_ids)
       AND i.entry_id = e.entry_id
 ) AS c
-WHERE e.run_id = $1 AND e.status = 'pending' AND (e.amount_minor < 0) = $2::boolean
-  AND e.entry_id > $3
+WHERE e.run_id = $1 AND e.status IN ('pending', 'applying')
+  AND (e.amount_minor < 0) = $2::boolean AND e.entry_id > $3
 ORDER BY e.entry_id
 LIMIT $4;
 
