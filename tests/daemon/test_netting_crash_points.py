@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from clawsettle.domain.netting import RunStatus
+from clawsettle.storage.bridge import open_database
 from tests.conftest import Postgres
 from tests.daemon.netting_lives import (
     QUICK,
@@ -19,9 +20,13 @@ from tests.daemon.netting_lives import (
     release,
     release_failed,
     run,
+    runs_at_rest,
+    stored_run,
+    watch,
 )
 from tests.house import open_house
 from tests.netting import TARGET
+from tests.storage.netting_books import end_netting_leases, netting_faults
 
 R = RunStatus
 PAYOUTS = (("late", "A", 200), ("b", "A", 300), ("c", "B", 700), ("d", "C", 300))
@@ -100,3 +105,32 @@ async def test_a_daemon_has_died_after_each_kind_of_commit(postgres: Postgres) -
     netting = {name for name in WRITES.values() if name.startswith("netting.")}
     assert netting - committed == {"netting.let_go"}
     assert "ledger.store" in committed
+
+
+async def test_what_has_moved_is_known_although_its_payout_fails_before_it_is_recorded(
+    database_url: str,
+) -> None:
+    await open_funds(database_url)
+    with trio.CancelScope() as life:
+        async with open_house(database_url, QUICK) as house:
+            act = Act(house, "late")
+            await act.pay(("late", "A", 200))
+
+            async def die_when_it_has_moved(effect: str) -> None:
+                if effect == "ledger.store":
+                    await let_fail("late")(act)
+                    life.cancel()
+                    await trio.sleep_forever()
+
+            watch(house.database, die_when_it_has_moved)
+            await run(act)
+    async with open_database(database_url, pool_max=1) as database:
+        await end_netting_leases(database)
+    async with open_house(database_url, QUICK) as house:
+        act = Act(house, "late")
+        await runs_at_rest(house.database)
+        assert await netting_faults(house.database) == []
+        assert (await stored_run(act)).status is R.APPLIED
+        await act.runner.execute(act.request("next"))
+        assert await act.cleared(act.source) == 200
+        assert await act.cleared(TARGET) == 0

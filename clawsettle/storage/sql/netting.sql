@@ -109,6 +109,14 @@ WHERE run_id = $1 AND status = ANY ($2::text[]) AND entry_id > $3
 ORDER BY entry_id
 LIMIT $4;
 
+-- name: in_doubt
+-- The entries of a run that are open, and may have moved without that being known.
+-- $1 text run id   $2 text entry id that they come after   $3 integer most rows
+SELECT * FROM netting_entry
+WHERE run_id = $1 AND status IN ('pending', 'unknown') AND doubt_at IS NOT NULL AND entry_id > $2
+ORDER BY entry_id
+LIMIT $3;
+
 -- name: next_entries
 -- Entries that wait to be moved, or were claimed by a try of this commit whose answer was lost, and
 -- what they are made of: the sum of their items and their number, the sum of the payouts themselves,
