@@ -94,3 +94,23 @@ INSERT INTO connect_account
     (account_id, account_did, connect_account_id, onboarding_status, onboarding_url)
 SELECT i.account_id, i.account_did, i.connect_account_id, 'active', 'https://onboard'
 FROM unnest($1::text[], $2::text[], $3::text[]) AS i (account_id, account_did, connect_account_id);
+
+-- name: paid_payouts
+-- Payouts of a dollar that have been paid, a millisecond after each other, to accounts by turns.
+-- $1 bigint first number   $2 bigint last number   $3 text[] account ids, onboarded
+WITH n AS MATERIALIZED (
+    SELECT g, encode(sha256(g::text::bytea), 'hex') AS hash,
+        ($3::text[])[1 + g % cardinality($3::text[])] AS account_id,
+        date_trunc('milliseconds', now()) - interval '1 day' + g * interval '1 ms' AS at
+    FROM generate_series($1::bigint, $2::bigint) AS g
+)
+INSERT INTO payout
+    (payout_id, idempotency_key, request_hash, provider, account_id, account_did,
+     connect_account_id, clearing_domain, amount_minor, currency, status, external_payout_id,
+     lock_event_id, finalize_event_id, provider_status, keyed_at, created_at, updated_at, status_at,
+     submitted_at, finalized_at)
+SELECT 'pout_' || left(n.hash, 28), 'order:' || n.hash, n.hash, 'stripe', c.account_id,
+    c.account_did, c.connect_account_id, 'clawsettle.payouts', 100, 'USD', 'paid',
+    'po_' || left(n.hash, 24), 'evt_lock_' || left(n.hash, 24), 'evt_paid_' || left(n.hash, 24),
+    'paid', n.at, n.at, n.at, n.at, n.at, n.at
+FROM n JOIN connect_account AS c USING (account_id);

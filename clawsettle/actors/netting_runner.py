@@ -9,6 +9,7 @@ Stops: on ``close``, after the batch under way; what is left is free for any oth
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -29,6 +30,9 @@ from clawsettle.storage.netting import Ask, LeasedRun, LeaseLost, NettingRuns, R
 _log = structlog.get_logger(__name__)
 _CLAIM_MAX = 4
 _WAITING_MAX = 100
+_OPEN = (EntryStatus.PENDING, EntryStatus.UNKNOWN, EntryStatus.FAILED)
+_IN_DOUBT = (EntryStatus.UNKNOWN,)
+_WITHHELD = (EntryStatus.FAILED,)
 # The last share of a lease is kept for ending what is under way.
 _MARGIN_SHARE, _RENEWAL_SHARE = 0.1, 0.3
 
@@ -94,7 +98,7 @@ class NettingRunner:
         claimed = await self.runs.claim(run_id, Ask.RESUME)
         if isinstance(claimed, Run):
             return Execution(claimed, deduped=True)
-        return Execution(await self._start(claimed).wait(), deduped=False)
+        return Execution(await (await self._start(claimed)).wait(), deduped=False)
 
     async def release(self, run_id: str) -> Run:
         """Give back the payouts of a run that have not moved; what has moved stays so.
@@ -104,7 +108,7 @@ class NettingRunner:
         Overloaded, StorageUnavailable or StorageError.
         """
         claimed = await self.runs.claim(run_id, Ask.RELEASE)
-        run = claimed if isinstance(claimed, Run) else await self._start(claimed).wait()
+        run = claimed if isinstance(claimed, Run) else await (await self._start(claimed)).wait()
         if run.status is RunStatus.FAILED:
             raise ConflictError(
                 "a transfer may be under way to the ledger, or holds what it should not: "
@@ -147,15 +151,18 @@ class NettingRunner:
         leased = await self.runs.claim_due(_CLAIM_MAX)
         for one in leased:
             _log.info("netting_run_taken_over", run_id=one.run.run_id, status=one.run.status)
-            try:
-                self._start(one)
-            except Overloaded:
-                await self.runs.let_go(one.run)
+            with suppress(Overloaded):
+                await self._start(one)
         return len(leased) == _CLAIM_MAX
 
-    def _start(self, leased: LeasedRun) -> Reply[Run]:
+    async def _start(self, leased: LeasedRun) -> Reply[Run]:
+        """Have a run be driven to its end. Raises: Overloaded, and then others may take it up."""
         work = _Work(leased, Reply())
-        self._waiting.put(work)
+        try:
+            self._waiting.put(work)
+        except Overloaded:
+            await self.runs.let_go(leased.run)
+            raise
         self._drives[leased.run.run_id] = work.end
         return work.end
 
@@ -215,13 +222,16 @@ class NettingRunner:
 
     async def _go_through(self, run: Run) -> Run:
         if run.status is RunStatus.RELEASING:
-            await self._settle(run, self.runs.unmoved, self.steps.give_back)
+            await self._settle(run, _OPEN, self.steps.give_back)
             return await self.runs.finish(run)
-        # What has moved is known before it is judged by what its payouts have become.
-        await self._settle(run, self.runs.in_doubt, self.steps.look)
+        if not self.runs.repeats_safely:
+            await self._settle(run, _IN_DOUBT, self.steps.look)
         # What comes back to the source first: others may wait for it there.
         await self._move(run, back=True)
         await self._move(run, back=False)
+        # One in doubt whose payout has failed is not to be moved again, but may have been before:
+        # only when that is known does the amount come back with another run.
+        await self._settle(run, _WITHHELD, self.steps.look)
         return await self.runs.finish(run)
 
     async def _move(self, run: Run, *, back: bool) -> None:
@@ -240,12 +250,12 @@ class NettingRunner:
     async def _settle(
         self,
         run: Run,
-        read: Callable[..., Awaitable[list[Entry]]],
+        statuses: Sequence[EntryStatus],
         step: Callable[[Run, Entry], Awaitable[EntryEvent | None]],
     ) -> None:
-        """Do a step for every entry that ``read`` returns, page by page."""
+        """Do a step for every entry that has one of these statuses, page by page."""
         after, limit = "", self.batch_max
-        while entries := await read(run, after=after, limit=limit):
+        while entries := await self.runs.entries(run, statuses, after=after, limit=limit):
             after = entries[-1].entry_id
             done = await self._each(entries, partial(step, run))
             await self.runs.record(run, done)

@@ -6,8 +6,6 @@ an unknown outcome, never to a refusal.
 Source: netting contract section 6; 10 (6, 7, 8, 15, 18, 22).
 """
 
-from datetime import UTC, datetime
-
 import structlog
 import trio
 from attrs import frozen
@@ -57,22 +55,23 @@ class NettingSteps:
         return await self._look(order) or Unanswered(*_said(outcome))
 
     async def look(self, run: Run, entry: Entry) -> EntryEvent | None:
-        """Return that an entry has moved, when the ledger says so; raises nothing."""
+        """Return that an entry in doubt has moved, when the ledger says so; raises nothing."""
         order = transfer_of(run, entry)
-        found = None if order is None else await self._look(order)
+        found = None if order is None or entry.doubt_at is None else await self._look(order)
         return found if isinstance(found, Moved) else None
 
     async def give_back(self, run: Run, entry: Entry) -> EntryEvent | None:
         """Return that an entry's payouts may go, or that it has moved; None while neither is sure.
 
         It is sure when the ledger was never asked in vain, or does not know the order when none can
-        be on its way any more. Raises nothing.
+        be on its way any more: that was so when the run was claimed, by the clock that has written
+        both instants. Raises nothing.
         """
         order = transfer_of(run, entry)
         if order is None or entry.doubt_at is None:
             return GivenBack()
         found = await self._look(order)
-        if isinstance(found, Unanswered) or may_be_under_way(entry, datetime.now(UTC)):
+        if isinstance(found, Unanswered) or may_be_under_way(entry, run.updated_at):
             return found if isinstance(found, Moved) else None
         return found or GivenBack()
 

@@ -165,7 +165,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
                     ),
                     settings.admin,
                 ).routes(),
-                *netting_routes(settings, database, patience, netting.runner),
+                *netting_routes(settings, database, patience, netting.runner, ledger),
             ],
             readiness,
         ),

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import Literal, TypeVar
 
 import orjson
+import trio
 from attrs import frozen
 
 from clawsettle.actors.netting_runner import NettingRunner
@@ -83,14 +84,13 @@ class NettingRoutes:
         key = parse_key(request.headers)
         asked = parse_netting(key, parse_body(request.body), self.runner.defaults)
         if asked.dry_run:
-            return _planned(asked, await self.runner.plan(asked))
+            plan = await self.runner.plan(asked)
+            return await trio.to_thread.run_sync(_planned, asked, plan)
         execution = await self._answer(self.runner.execute(asked))
-        found = await self.lists.whole(asked.run_id)
-        if found is None:
-            raise Overloaded("it is still under way, and goes on; asking again is safe")
         if execution is None:
-            asked.check_same(found.run)
+            await self._check_stored(asked)
         deduped = execution is not None and execution.deduped
+        found = await self._whole(asked.run_id)
         return _executed(_KNOWN if deduped else _CREATED, found, deduped=deduped)
 
     async def runs(self, request: Request) -> Reply:
@@ -140,6 +140,16 @@ class NettingRoutes:
 
     async def _answer(self, asked: Awaitable[T]) -> T | None:
         return await self.patience.wait(self.answer_deadline_s, asked)
+
+    async def _check_stored(self, asked: NettingRequest) -> None:
+        """Check that the run of a request is there by now, to be answered as it stands.
+
+        Raises: Overloaded, ConflictError IDEMPOTENCY_KEY_REUSED.
+        """
+        run = await self.lists.run(asked.run_id)
+        if run is None:
+            raise Overloaded("it is still under way, and goes on; asking again is safe")
+        asked.check_same(run)
 
     async def _find(self, run_id: str) -> Run:
         run = await self.lists.run(run_id)

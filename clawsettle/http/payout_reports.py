@@ -4,6 +4,7 @@ Source: payouts contract section 8; 11 (13 to 15).
 """
 
 import hashlib
+from datetime import datetime
 
 import trio
 from attrs import field, frozen
@@ -159,7 +160,7 @@ class PayoutReportRoutes:
         written, cut = read_asked(request, self.admin)
         async with self._at_once:
             report = await self.reports.daily(cut, written)
-        return report_reply(report, cut)
+        return report_reply(report, cut.as_of)
 
     async def compare(self, request: Request) -> Reply:
         """Answer with the comparison of a day's three records."""
@@ -195,7 +196,7 @@ def read_asked(request: Request, admin: AdminSettings) -> tuple[ReportFormat, Re
     return written, read_cut(request.query.get("date"), request.query.get("as_of"))
 
 
-def report_reply(report: ReportFile, cut: ReportCut) -> Reply:
+def report_reply(report: ReportFile, as_of: datetime | None = None) -> Reply:
     """Return a report as it is sent: what CSV has no place for is in headers."""
     headers, content_type = {}, None
     if report.csv_sha256 is not None:
@@ -204,6 +205,6 @@ def report_reply(report: ReportFile, cut: ReportCut) -> Reply:
             "x-clawsettle-report-sha256": report.sha256,
             "x-clawsettle-csv-sha256": report.csv_sha256,
         }
-        if cut.as_of is not None:
-            headers["x-clawsettle-as-of"] = iso_instant(cut.as_of)
+        if as_of is not None:
+            headers["x-clawsettle-as-of"] = iso_instant(as_of)
     return Reply(200, report.head, content_type, headers, report.file, report.file_bytes)

@@ -65,9 +65,12 @@ class Transaction:
         rows: Sequence[Row] = await self._connection.fetch(sql, *args)
         return rows
 
-    async def script(self, sql: str) -> None:
-        """Run a text of many statements, without parameters."""
-        await self._connection.execute(sql)
+    async def script(self, sql: str, *, timeout_s: float | None = None) -> None:
+        """Run a text of many statements, without parameters.
+
+        All of them together have ``timeout_s``, and without it as long as one statement.
+        """
+        await self._connection.execute(sql, timeout=timeout_s)
 
     async def stream(
         self, sql: str, *args: object, page: int, visit: Callable[[Sequence[Row]], None]

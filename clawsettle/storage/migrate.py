@@ -19,6 +19,8 @@ SERVER_VERSION_MIN = 150000
 
 _LOCK_KEY = 7_212_470_501
 _BOUNDS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'"
+# The server's bounds end a statement that hangs; the client's is no reason to give up a long file.
+_FILE_S = 600.0
 _LEDGER_OF_FILES = """
 CREATE TABLE IF NOT EXISTS schema_migration (
     number     integer     NOT NULL,
@@ -67,7 +69,7 @@ async def apply_migrations(database: Database) -> list[Migration]:
         if pending:
             await transaction.script(_LEDGER_OF_FILES)
         for migration in pending:
-            await transaction.script(migration.sql)
+            await transaction.script(migration.sql, timeout_s=_FILE_S)
             await transaction.fetch(
                 "INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3)",
                 migration.number,

@@ -184,21 +184,20 @@ class NettingRuns:
             now = await self._hold(transaction, run)
             await _record(transaction, run, done, now)
             rows = await transaction.fetch(_SQL["next_entries"], run.run_id, back, after, limit)
-            waiting = [_judged(row) for row in rows if row["status"] == EntryStatus.PENDING]
-            claimed = [read_entry(row) for row in rows if row["status"] == EntryStatus.APPLYING]
-            claimed += await _record(transaction, run, waiting, now)
-            return sorted(claimed, key=lambda entry: entry.entry_id)
+            waiting = [row for row in rows if row["status"] == EntryStatus.PENDING]
+            claimed = await _record(transaction, run, [_judged(row) for row in waiting], now)
+            # Under a lease nobody else claims: what is claimed beyond ``after`` was so by a try of
+            # this very call, whose answer was lost.
+            known = {entry.entry_id: entry for entry in claimed}
+            return [known.get(row["entry_id"]) or read_entry(row) for row in rows]
 
         return await self.database.transaction(work)
 
-    async def unmoved(self, run: Run, *, after: str, limit: int) -> list[Entry]:
-        """Return a page of a run's entries that have neither moved nor been given back, by id."""
-        rows = await self.database.fetch(_SQL["entries_in"], run.run_id, _OPEN, after, limit)
-        return [read_entry(row) for row in rows]
-
-    async def in_doubt(self, run: Run, *, after: str, limit: int) -> list[Entry]:
-        """Return a page of a run's open entries that may have moved unknown to anybody, by id."""
-        rows = await self.database.fetch(_SQL["in_doubt"], run.run_id, after, limit)
+    async def entries(
+        self, run: Run, statuses: Sequence[EntryStatus], *, after: str, limit: int
+    ) -> list[Entry]:
+        """Return a page of a run's entries that have one of these statuses, by id."""
+        rows = await self.database.fetch(_SQL["entries_in"], run.run_id, statuses, after, limit)
         return [read_entry(row) for row in rows]
 
     async def record(self, run: Run, results: Results) -> None:
@@ -285,7 +284,6 @@ class NettingRuns:
         return now
 
 
-_OPEN = (EntryStatus.PENDING, EntryStatus.UNKNOWN, EntryStatus.FAILED)
 _UNMOVED = (EntryStatus.UNKNOWN, EntryStatus.FAILED)
 _DONE = {Ask.RESUME: RunStatus.APPLIED, Ask.RELEASE: RunStatus.RELEASED}
 _HANDED_ON = (EntryStatus.APPLYING,)

@@ -9,10 +9,12 @@ from attrs import define, field
 
 from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.clients.ledger import Ledger
-from clawsettle.domain.errors import ConflictError, IllegalTransition
+from clawsettle.domain.errors import ConflictError, IllegalTransition, Overloaded
 from clawsettle.domain.forwarding import Unknown
 from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
 from clawsettle.domain.netting import Entry, RunStatus
+from clawsettle.domain.netting_transitions import Moved
+from clawsettle.storage.netting import Ask, LeasedRun
 from clawsettle.storage.netting_rows import read_entry
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, cleared, fail_late, links, paid, request, transfer
@@ -232,3 +234,33 @@ async def test_runs_with_different_keys_at_once_share_the_payouts(database_url: 
                 nursery.start_soon(ask, f"key_{number}")
         assert None not in (await links(house.database)).values()
         assert await cleared(house) == (0, 600)
+
+
+async def test_what_had_moved_when_its_payout_failed_and_its_daemon_died_is_found_and_comes_back(
+    database_url: str,
+) -> None:
+    async with house_of_netting(database_url) as (house, runner):
+        (one,) = await paid(house, ("a", "acct_A", 200))
+        prepared = await runner.runs.prepare(request("first"), runner.defaults)
+        leased = await runner.runs.claim(prepared.run_id, Ask.RESUME)
+        assert isinstance(leased, LeasedRun)
+        (claimed,) = await runner.runs.next_entries(leased.run, (), back=False, after="", limit=1)
+        assert isinstance(await runner.steps.move(leased.run, claimed), Moved)
+        await fail_late(house.database, one)
+        await runner.runs.let_go(leased.run)
+        done = (await runner.execute(request("first"))).run
+        assert (done.status, done.applied_count) == (RunStatus.APPLIED, 1)
+        await runner.execute(request("second"))
+        assert await cleared(house) == (200, 0)
+
+
+async def test_a_daemon_that_stops_leaves_a_run_to_others_at_once(database_url: str) -> None:
+    async with house_of_netting(database_url) as (house, runner):
+        await paid(house, ("a", "acct_A", 200))
+        async with open_house(database_url, ALONE) as other:
+            runner.close()
+            with pytest.raises(Overloaded):
+                await runner.execute(request("key"))
+            done = await other.parts.netting.runner.execute(request("key"))
+            assert done.run.status is RunStatus.APPLIED
+        assert await cleared(house) == (0, 200)

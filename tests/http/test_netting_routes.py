@@ -1,21 +1,18 @@
-"""Netting over HTTP: making a run, what becomes of it, and every way to be refused."""
+"""Netting over HTTP: what becomes of a run, how it is answered, and what a dry run tells."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
-import pytest
 import trio
-from attrs import evolve
 
-from clawsettle.config import AdminSettings
+from clawsettle.domain.money import MINOR_MAX
 from clawsettle.storage.bridge import Transaction
-from tests.house import ADMIN, House, Json, open_house, settings
+from clawsettle.storage.queries import load_queries
+from tests.house import House, Json, open_house, settings
 from tests.http.netting_site import (
     ALONE,
     HASTY,
-    RUNS,
-    UNKNOWN_ID,
     act,
     ask,
     bad,
@@ -25,9 +22,11 @@ from tests.http.netting_site import (
     made,
     refusal,
 )
-from tests.netting import SOURCE, TARGET, cleared, fail_late, links, paid, transfer
+from tests.netting import SOURCE, TARGET, cleared, fail_late, links, paid, request, transfer
+from tests.storage.netting_runs import keep, stored_run
+from tests.storage.payout_histories import history
+from tests.storage.payout_histories import keep as keep_payouts
 
-NO_DETAILS = (400, "INVALID_REQUEST", None)
 _COUNTS = """
     SELECT (SELECT count(*) FROM netting_run) AS runs,
            (SELECT count(*) FROM netting_entry) AS entries,
@@ -35,10 +34,26 @@ _COUNTS = """
            (SELECT count(*) FROM netting_item WHERE entry_id IS NOT NULL) AS taken,
            (SELECT count(*) FROM ledger_event) AS events
 """
+_LOCKS = """
+    SELECT 1 FROM pg_locks
+    WHERE locktype = $1 AND mode = $2 AND granted = $3
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 async def counts(house: House) -> Mapping[str, Any]:
     return dict((await house.database.fetch(_COUNTS))[0])
+
+
+async def until(
+    house: House, kind: str, mode: str = "ExclusiveLock", *, granted: bool = True, count: int = 1
+) -> None:
+    """Wait until so many locks of a kind are held, or waited for."""
+    with trio.fail_after(5):
+        while (  # noqa: ASYNC110 - nobody tells
+            len(await house.database.fetch(_LOCKS, kind, mode, granted)) < count
+        ):
+            await trio.sleep(0.01)
 
 
 # What comes of a run ----------------------------------------------------------------------------
@@ -197,6 +212,19 @@ async def test_thousands_of_entries_are_answered_whole(database_url: str) -> Non
         assert shown.json()["entries"] == told["entries"]
 
 
+async def test_a_sum_that_no_ledger_holds_is_refused_and_takes_nothing(database_url: str) -> None:
+    async with open_house(database_url, ALONE) as house:
+        await keep_payouts(
+            house.database, *(history(key, amount_minor=MINOR_MAX) for key in ("a", "b"))
+        )
+        for dry_run in (True, False):
+            answer = await ask(house, {"dry_run": dry_run})
+            assert refusal(answer) == (422, "BALANCE_LIMIT_EXCEEDED", None)
+        assert (await counts(house))["runs"] == 0
+        plan = (await ask(house, {"dry_run": True, "limit": 1})).json()
+        assert plan["total_amount_minor"] == str(MINOR_MAX)
+
+
 async def test_fifty_requests_at_once_are_one_run_and_one_201(database_url: str) -> None:
     async with open_house(database_url, ALONE) as house:
         await paid(house, *((f"k{place}", f"acct_{place % 7}", 10) for place in range(60)))
@@ -269,17 +297,42 @@ async def test_a_run_that_is_not_stored_in_time_is_503_and_safe_to_ask_for_again
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(house.database.transaction, block)
-            with trio.fail_after(5):
-                while not await house.database.fetch(  # noqa: ASYNC110 - nobody tells
-                    "SELECT 1 FROM pg_locks WHERE mode = 'ShareLock' AND granted"
-                    " AND relation = 'netting_run'::regclass"
-                ):
-                    await trio.sleep(0.01)
+            await until(house, "relation", "ShareLock")
             slow = await ask(house)
             assert refusal(slow) == (503, "OVERLOADED", None)
             assert slow.headers["retry-after"] == "1"
             nursery.cancel_scope.cancel()
         assert (await ask(house)).status_code in {200, 201}
+
+
+async def test_a_run_that_came_between_is_answered_to_who_asked_for_it_and_to_nobody_else(
+    database_url: str,
+) -> None:
+    patient = settings(netting={"poll_s": 3600, "answer_deadline_s": 1.5})
+    async with open_house(database_url, patient) as house:
+        answers: dict[int, httpx.Response] = {}
+
+        async def one(limit: int) -> None:
+            answers[limit] = await ask(house, {"limit": limit})
+
+        async def hold(transaction: Transaction) -> None:
+            await transaction.fetch(load_queries("netting")["serialise"], SOURCE)
+            await transaction.fetch("SELECT pg_sleep(60)")
+
+        async with trio.open_nursery() as holding:
+            holding.start_soon(house.database.transaction, hold)
+            await until(house, "advisory", granted=True, count=1)
+            async with trio.open_nursery() as asking:
+                asking.start_soon(one, 10)
+                asking.start_soon(one, 11)
+                await until(house, "advisory", granted=False, count=2)
+                # Neither sees it: both wait for their turn to make it.
+                run = stored_run("key_1", request_hash=request("key_1", limit=10).request_hash)
+                await keep(house.database, run)
+            holding.cancel_scope.cancel()
+        assert (answers[10].status_code, answers[10].json()["run"]) == (201, run.view())
+        reused = (409, "IDEMPOTENCY_KEY_REUSED", {"run_id": run.run_id})
+        assert refusal(answers[11]) == reused
 
 
 # Dry runs ---------------------------------------------------------------------------------------
@@ -348,201 +401,3 @@ async def test_a_dry_run_is_refused_as_the_run_would_be(database_url: str) -> No
             assert refusal(await ask(house, body)) == expected
         assert refusal(await ask(house, {"dry_run": True}, None)) == bad("idempotency_key")
         assert await counts(house) == before
-
-
-# What is asked ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("content", ["", " \n\t", "null", " null ", "{}", '{"unknown":[1]}'])
-async def test_a_body_that_says_nothing_is_an_order_with_the_defaults(
-    database_url: str, content: str
-) -> None:
-    async with open_house(database_url, ALONE) as house:
-        headers = {**ADMIN, "idempotency-key": "key_1"}
-        answer = await house.settle.post(RUNS, content=content, headers=headers)
-        assert answer.status_code == 201
-        assert answer.json()["run"]["request_hash"] == (
-            "e825f0f3b87c30ff27be5d543d8de4370b8ec07eee7ad8769ef4e56ba5c843e8"
-        )
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '"x"', "7", "true", "{} {}", '{"limit":NaN}'])
-async def test_a_body_that_is_no_json_object_is_refused_without_details(
-    database_url: str, content: str
-) -> None:
-    async with open_house(database_url, ALONE) as house:
-        headers = {**ADMIN, "idempotency-key": "key_1"}
-        answer = await house.settle.post(RUNS, content=content, headers=headers)
-        assert refusal(answer) == NO_DETAILS
-        assert (await counts(house))["runs"] == 0
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"currency": None, "limit": 0}, bad("currency")),
-        ({"currency": " ", "limit": 0}, bad("currency")),
-        ({"currency": 7}, bad("currency")),
-        ({"currency": " eur ", "limit": 0}, (400, "UNSUPPORTED_CURRENCY", {"currency": "EUR"})),
-        ({"limit": None, "source_clearing_domain": ""}, bad("limit")),
-        ({"limit": "10"}, bad("limit")),
-        ({"limit": True}, bad("limit")),
-        ({"limit": 1.5}, bad("limit")),
-        ({"limit": 0.9}, bad("limit")),
-        ({"limit": 0}, bad("limit")),
-        ({"limit": -1}, bad("limit")),
-        ({"limit": 100_001}, bad("limit")),
-        ({"limit": 2**70}, bad("limit")),
-        ({"source_clearing_domain": None, "target_clearing_domain": ""},
-         bad("source_clearing_domain")),
-        ({"source_clearing_domain": " "}, bad("source_clearing_domain")),
-        ({"source_clearing_domain": 7}, bad("source_clearing_domain")),
-        ({"source_clearing_domain": "a\nb"}, bad("source_clearing_domain")),
-        ({"source_clearing_domain": "x" * 300}, bad("source_clearing_domain")),
-        ({"target_clearing_domain": None}, bad("target_clearing_domain")),
-        ({"target_clearing_domain": "\t"}, bad("target_clearing_domain")),
-        ({"target_clearing_domain": f" {SOURCE} ", "dry_run": 1},
-         (400, "INVALID_REQUEST",
-          {"source_clearing_domain": SOURCE, "target_clearing_domain": SOURCE})),
-        ({"source_clearing_domain": TARGET},
-         (400, "INVALID_REQUEST",
-          {"source_clearing_domain": TARGET, "target_clearing_domain": TARGET})),
-        ({"dry_run": 1, "target_clearing_domain": "typo"}, bad("dry_run")),
-        ({"dry_run": None}, bad("dry_run")),
-        ({"target_clearing_domain": "typo"}, bad("target_clearing_domain")),
-        ({"target_clearing_domain": SOURCE.upper()}, bad("target_clearing_domain")),
-    ],
-)  # fmt: skip
-async def test_the_first_wrong_field_in_the_contracts_order_is_named(
-    database_url: str, body: dict[str, object], expected: tuple[int, str, object]
-) -> None:
-    async with open_house(database_url, ALONE) as house:
-        assert refusal(await ask(house, body)) == expected
-        assert (await counts(house))["runs"] == 0
-
-
-@pytest.mark.parametrize(
-    ("headers", "is_taken"),
-    [
-        ({"idempotency-key": "k"}, True),
-        ({"x-idempotency-key": "k"}, True),
-        ({"idempotency-key": "k", "x-idempotency-key": ""}, True),
-        ({"idempotency-key": "x" * 255}, True),
-        ({}, False),
-        ({"idempotency-key": "  "}, False),
-        ({"idempotency-key": "", "x-idempotency-key": "k"}, False),
-        ({"idempotency-key": "x" * 256}, False),
-    ],
-)
-async def test_a_key_is_required_and_bounded_and_looked_at_before_the_body(
-    database_url: str, headers: dict[str, str], is_taken: bool
-) -> None:
-    async with open_house(database_url, ALONE) as house:
-        answer = await house.settle.post(RUNS, content="{", headers={**ADMIN, **headers})
-        assert refusal(answer) == (NO_DETAILS if is_taken else bad("idempotency_key"))
-        if is_taken:
-            answer = await house.settle.post(RUNS, headers={**ADMIN, **headers})
-            assert answer.status_code == 201
-
-
-async def test_netting_is_for_admins_and_that_is_looked_at_first(database_url: str) -> None:
-    async with open_house(database_url, ALONE) as house:
-        for method, path in (
-            ("POST", ""),
-            ("GET", "?limit=x"),
-            ("GET", f"/{UNKNOWN_ID}"),
-            ("GET", f"/{UNKNOWN_ID}/audit?limit=x"),
-            ("POST", f"/{UNKNOWN_ID}/resume"),
-            ("POST", f"/{UNKNOWN_ID}/release"),
-        ):
-            for headers in (
-                {},
-                {"authorization": "Bearer wrong"},
-                {"authorization": "settle_house"},
-            ):
-                answer = await house.settle.request(
-                    method, f"{RUNS}{path}", content=b"{", headers=headers
-                )
-                assert refusal(answer) == (401, "UNAUTHORIZED", None), (method, path, headers)
-
-
-async def test_without_an_admin_key_every_route_is_closed(database_url: str) -> None:
-    async with open_house(database_url, evolve(ALONE, admin=AdminSettings())) as house:
-        closed = (503, "DEPENDENCY_NOT_CONFIGURED", {"field": "env.SETTLE_ADMIN_KEY"})
-        assert refusal(await ask(house, [], None)) == closed
-        for path in ("", f"/{UNKNOWN_ID}", f"/{UNKNOWN_ID}/audit"):
-            assert refusal(await get(house, path)) == closed
-        for action in ("resume", "release"):
-            assert refusal(await act(house, UNKNOWN_ID, action)) == closed
-
-
-# Keys -------------------------------------------------------------------------------------------
-
-
-async def test_one_key_for_two_runs_is_refused(database_url: str) -> None:
-    async with open_house(database_url, ALONE) as house:
-        run_id = (await made(house, limit=10))["run"]["id"]
-        for body in ({}, {"limit": 11}, {"limit": 10, "source_clearing_domain": "another"}):
-            answer = await ask(house, body)
-            assert refusal(answer) == (409, "IDEMPOTENCY_KEY_REUSED", {"run_id": run_id}), body
-        # What is wrong in itself is said before any run is looked at.
-        assert refusal(await ask(house, {"limit": 0})) == bad("limit")
-
-
-async def test_what_means_the_same_is_the_same_request(database_url: str) -> None:
-    async with open_house(database_url, ALONE) as house:
-        await made(house)
-        for body in (
-            {"currency": " usd ", "limit": 100},
-            {"limit": 100.0},
-            {"source_clearing_domain": f" {SOURCE} ", "target_clearing_domain": TARGET},
-        ):
-            assert (await ask(house, body)).status_code == 200, body
-
-
-async def test_a_changed_default_makes_an_honest_replay_no_other_request(
-    database_url: str,
-) -> None:
-    async with open_house(database_url, ALONE) as house:
-        run = (await made(house))["run"]
-    changed = settings(
-        netting={"poll_s": 3600, "default_limit": 7, "target_clearing_domain": "elsewhere"}
-    )
-    async with open_house(database_url, changed) as house:
-        for body in ({}, {"limit": 100, "target_clearing_domain": TARGET}):
-            again = await ask(house, body)
-            assert (again.status_code, again.json()["run"]) == (200, run)
-        assert refusal(await ask(house, {"limit": 7}))[:2] == (409, "IDEMPOTENCY_KEY_REUSED")
-
-
-async def test_money_goes_to_a_target_of_the_configuration_alone(database_url: str) -> None:
-    listed = settings(netting={"poll_s": 3600, "target_clearing_domains": ("reserve",)})
-    async with open_house(database_url, listed) as house:
-        await paid(house, ("a", "acct_A", 200))
-        told = await made(house, target_clearing_domain=" reserve ")
-        assert told["run"]["target_clearing_domain"] == "reserve"
-        assert told["run"]["candidate_count"] == 1
-        answer = await ask(house, {"target_clearing_domain": "reserv"}, "second")
-        assert refusal(answer) == bad("target_clearing_domain")
-
-
-async def test_a_source_has_only_the_payouts_that_lie_there(database_url: str) -> None:
-    async with open_house(database_url, ALONE) as house:
-        await paid(house, ("a", "acct_A", 200))
-        told = await made(house, source_clearing_domain="another")
-        assert (told["run"]["candidate_count"], told["complete"]) == (0, True)
-        assert (await made(house, "second"))["run"]["candidate_count"] == 1
-
-
-async def test_the_key_of_a_released_run_is_used_up(database_url: str) -> None:
-    async with open_house(database_url, ALONE) as house:
-        await paid(house, ("a", "acct_A", 200))
-        await transfer(house, f"clearing:{SOURCE}", "clearing:elsewhere", 200)
-        run_id = (await made(house))["run"]["id"]
-        assert (await act(house, run_id, "release")).status_code == 200
-        details = {"run_id": run_id, "from_status": "released", "to_status": "running"}
-        expected = (409, "INVALID_STATUS_TRANSITION", details)
-        assert refusal(await ask(house)) == expected
-        assert refusal(await act(house, run_id, "resume")) == expected
-        await transfer(house, "clearing:elsewhere", f"clearing:{SOURCE}", 200)
-        assert (await made(house, "second"))["run"]["candidate_count"] == 1

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
+
 from clawsettle.domain.canonical import sha256_hex
 from clawsettle.domain.netting import Entry, EntryStatus, Run, RunStatus, entry_id, entry_key
-from clawsettle.storage.bridge import Database
+from clawsettle.storage.bridge import Database, Transaction
+from clawsettle.storage.netting_reports import freeze_report
 from clawsettle.storage.netting_rows import entry_row, run_row
 from clawsettle.storage.queries import load_queries
 
@@ -63,3 +66,26 @@ async def keep(database: Database, run: Run, entries: Sequence[Entry] = ()) -> N
     statements = load_queries("netting")
     await database.fetch(statements["insert_run"], [run_row(run)])
     await database.fetch(statements["insert_entries"], [entry_row(entry) for entry in entries])
+
+
+async def end(database: Database, run: Run, status: RunStatus = RunStatus.APPLIED) -> Run:
+    """End a run that is stored, as whoever works on it does."""
+    ended = attrs.evolve(run, status=status, completed_at=MIDNIGHT, due_at=None, lease_token=None)
+
+    statements = load_queries("netting")
+
+    async def work(transaction: Transaction) -> Run:
+        report = await freeze_report(transaction, ended)
+        stored = attrs.evolve(ended, report_hash=report.sha256)
+        await transaction.fetch(statements["store_run"], run.run_id, [run_row(stored)])
+        kept = (status, report.sha256, report.content, MIDNIGHT)
+        await transaction.fetch(statements["keep_report"], run.run_id, *kept)
+        return stored
+
+    return await database.transaction(work)
+
+
+async def keep_ended(database: Database, run: Run, entries: Sequence[Entry]) -> Run:
+    """Store a run that has ended, with its report."""
+    await keep(database, run, entries)
+    return await end(database, run, run.status)

@@ -41,6 +41,16 @@ async def test_a_cancelled_transaction_is_rolled_back(database_url: str) -> None
         assert await database.fetch("SELECT * FROM charge_refund") == []
 
 
+async def test_a_script_may_have_longer_than_a_statement(database_url: str) -> None:
+    async def work(transaction: Transaction) -> None:
+        await transaction.script("SET LOCAL statement_timeout = '10s'")
+        # A statement would be given up after 2.5 s, whatever the server's own bound is by then.
+        await transaction.script("SELECT pg_sleep(2.7)", timeout_s=10)
+
+    async with open_database(database_url, statement_timeout_s=0.5) as database:
+        await database.transaction(work)
+
+
 async def test_a_stream_shows_every_row_once_and_in_order(database_url: str) -> None:
     pages: list[list[int]] = []
 

@@ -20,12 +20,17 @@ from clawsettle.storage.netting_reports import (
     PAGE,
     NettingReports,
     ReadReport,
-    freeze_report,
 )
-from clawsettle.storage.netting_rows import run_row
 from clawsettle.storage.queries import load_queries
 from tests.storage import payout_histories
-from tests.storage.netting_runs import MIDNIGHT, keep, stored_entry, stored_run
+from tests.storage.netting_runs import (
+    MIDNIGHT,
+    end,
+    keep,
+    keep_ended,
+    stored_entry,
+    stored_run,
+)
 
 SQL = load_queries("netting")
 PUBLISHED = "a41d9b82b2efd4d2ef649d112e1ddb84e4de98844c88b8bdb351268396625f90"
@@ -41,26 +46,6 @@ def published_run() -> tuple[Run, list[Entry]]:
         ),
         stored_entry(run, "acct_B", "p_3", ledger_event_id="evt_netting_1"),
     ]
-
-
-async def end(database: Database, run: Run, status: RunStatus = RunStatus.APPLIED) -> Run:
-    """End a run that is stored, as whoever works on it does."""
-    ended = attrs.evolve(run, status=status, completed_at=MIDNIGHT, due_at=None, lease_token=None)
-
-    async def work(transaction: Transaction) -> Run:
-        report = await freeze_report(transaction, ended)
-        stored = attrs.evolve(ended, report_hash=report.sha256)
-        await transaction.fetch(SQL["store_run"], run.run_id, [run_row(stored)])
-        kept = (status, report.sha256, report.content, MIDNIGHT)
-        await transaction.fetch(SQL["keep_report"], run.run_id, *kept)
-        return stored
-
-    return await database.transaction(work)
-
-
-async def keep_ended(database: Database, run: Run, entries: list[Entry]) -> Run:
-    await keep(database, run, entries)
-    return await end(database, run, run.status)
 
 
 def data(report: ReadReport) -> bytes:

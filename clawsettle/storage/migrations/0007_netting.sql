@@ -101,9 +101,6 @@ CREATE TABLE netting_item (
     at                     timestamptz NOT NULL,
     run_id                 text,
     entry_id               text,
-    CONSTRAINT netting_item_payout_fk FOREIGN KEY (payout_id) REFERENCES payout (payout_id),
-    CONSTRAINT netting_item_entry_fk FOREIGN KEY (run_id, entry_id)
-        REFERENCES netting_entry (run_id, entry_id),
     CONSTRAINT netting_item_taken_by_a_run CHECK ((run_id IS NULL) = (entry_id IS NULL)),
     CONSTRAINT netting_item_direction CHECK (
         (direction = 'sweep' AND amount_minor > 0 AND target_clearing_domain IS NULL)
@@ -114,11 +111,6 @@ COMMENT ON TABLE netting_item IS
     'payouts that wait for a run (no entry), and the one entry that each of them is in';
 COMMENT ON COLUMN netting_item.target_clearing_domain IS
     'of a return: where the payout was swept to, so where its amount comes back from';
-
-CREATE INDEX netting_item_waiting
-    ON netting_item (clearing_domain, currency, direction, at, payout_id COLLATE "C")
-    WHERE entry_id IS NULL;
-ALTER TABLE netting_item ADD CONSTRAINT netting_item_pk PRIMARY KEY (payout_id, direction);
 
 -- Nobody is given back what has not left: a return waits until its sweep has moved.
 CREATE VIEW netting_waiting AS
@@ -183,6 +175,16 @@ INSERT INTO netting_item
 SELECT payout_id, 'sweep', connect_account_id, clearing_domain, NULL, currency, amount_minor,
        finalized_at, NULL, NULL
 FROM payout WHERE status = 'paid';
+
+-- Made at once over all that is queued: row by row they take four times as long.
+CREATE INDEX netting_item_waiting
+    ON netting_item (clearing_domain, currency, direction, at, payout_id COLLATE "C")
+    WHERE entry_id IS NULL;
+ALTER TABLE netting_item
+    ADD CONSTRAINT netting_item_pk PRIMARY KEY (payout_id, direction),
+    ADD CONSTRAINT netting_item_payout_fk FOREIGN KEY (payout_id) REFERENCES payout (payout_id),
+    ADD CONSTRAINT netting_item_entry_fk FOREIGN KEY (run_id, entry_id)
+        REFERENCES netting_entry (run_id, entry_id);
 
 CREATE TABLE netting_audit (
     audit_id   bigint      GENERATED ALWAYS AS IDENTITY,

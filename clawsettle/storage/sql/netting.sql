@@ -109,19 +109,11 @@ WHERE run_id = $1 AND status = ANY ($2::text[]) AND entry_id > $3
 ORDER BY entry_id
 LIMIT $4;
 
--- name: in_doubt
--- The entries of a run that are open, and may have moved without that being known.
--- $1 text run id   $2 text entry id that they come after   $3 integer most rows
-SELECT * FROM netting_entry
-WHERE run_id = $1 AND status IN ('pending', 'unknown') AND doubt_at IS NOT NULL AND entry_id > $2
-ORDER BY entry_id
-LIMIT $3;
-
 -- name: next_entries
--- Entries that wait to be moved, or that a try of this has claimed whose answer was lost: all that
--- was claimed before is recorded by now. With what they are made of: the sum of their items and
--- their number, the sum of the payouts themselves, whether the payouts are such as the entry has
--- them, and whether they are still what they were when they were taken.
+-- Entries that wait to be moved, or were claimed by a try of this commit whose answer was lost, and
+-- what they are made of: the sum of their items and their number, the sum of the payouts themselves,
+-- whether the payouts are such as the entry has them, and whether they are still what they were when
+-- they were taken.
 -- $1 text run id   $2 boolean those that bring money back (false: the others)
 -- $3 text entry id that they come after   $4 integer most rows
 SELECT e.*, c.*
@@ -150,8 +142,8 @@ CROSS JOIN LATERAL (
     WHERE i.payout_id = ANY (e.payout_ids || e.compensated_payout_ids)
       AND i.entry_id = e.entry_id
 ) AS c
-WHERE e.run_id = $1 AND e.status IN ('pending', 'applying') AND (e.amount_minor < 0) = $2::boolean
-  AND e.entry_id > $3
+WHERE e.run_id = $1 AND e.status IN ('pending', 'applying')
+  AND (e.amount_minor < 0) = $2::boolean AND e.entry_id > $3
 ORDER BY e.entry_id
 LIMIT $4;
 
