@@ -3,7 +3,8 @@
 Owns: no rows of its own; it asks the runner for runs as a request would.
 Guarantees: a slot has one run, which begins within one poll interval once a daemon works in that
 slot, and takes all that waits. Whoever starts it first resumes the scheduled runs that have failed,
-each once a slot: nobody else would repeat their keys. A slot in which no daemon worked has no run,
+each once a slot: nobody else would repeat their keys. One that may have moved what it does not know
+of is left to an operator where repeating is not safe. A slot in which no daemon worked has no run,
 and is not made up for. What goes wrong with one run is logged and keeps no other from its turn.
 Stops: on ``close``, at once; the run it waits for goes on.
 """

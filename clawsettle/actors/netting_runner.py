@@ -30,9 +30,6 @@ from clawsettle.storage.netting import Ask, LeasedRun, LeaseLost, NettingRuns, R
 _log = structlog.get_logger(__name__)
 _CLAIM_MAX = 4
 _WAITING_MAX = 100
-_OPEN = (EntryStatus.PENDING, EntryStatus.UNKNOWN, EntryStatus.FAILED)
-_IN_DOUBT = (EntryStatus.UNKNOWN,)
-_WITHHELD = (EntryStatus.FAILED,)
 # The last share of a lease is kept for ending what is under way.
 _MARGIN_SHARE, _RENEWAL_SHARE = 0.1, 0.3
 
@@ -178,6 +175,8 @@ class NettingRunner:
             _report(ended)
             work.end.resolve(ended)
         finally:
+            # Whatever has ended this, nobody waits for ever.
+            work.end.reject(StorageError("the work ended before the run did"))
             if self._drives.get(run_id) is work.end:
                 del self._drives[run_id]
 
@@ -222,16 +221,14 @@ class NettingRunner:
 
     async def _go_through(self, run: Run) -> Run:
         if run.status is RunStatus.RELEASING:
-            await self._settle(run, _OPEN, self.steps.give_back)
+            await self._settle(run, self.runs.unmoved, self.steps.give_back)
             return await self.runs.finish(run)
-        if not self.runs.repeats_safely:
-            await self._settle(run, _IN_DOUBT, self.steps.look)
+        # What has moved is known before it is judged by what its payouts have become: only then
+        # does the amount of one that has failed come back with another run.
+        await self._settle(run, self.runs.in_doubt, self.steps.look)
         # What comes back to the source first: others may wait for it there.
         await self._move(run, back=True)
         await self._move(run, back=False)
-        # One in doubt whose payout has failed is not to be moved again, but may have been before:
-        # only when that is known does the amount come back with another run.
-        await self._settle(run, _WITHHELD, self.steps.look)
         return await self.runs.finish(run)
 
     async def _move(self, run: Run, *, back: bool) -> None:
@@ -250,12 +247,12 @@ class NettingRunner:
     async def _settle(
         self,
         run: Run,
-        statuses: Sequence[EntryStatus],
+        read: Callable[..., Awaitable[list[Entry]]],
         step: Callable[[Run, Entry], Awaitable[EntryEvent | None]],
     ) -> None:
-        """Do a step for every entry that has one of these statuses, page by page."""
+        """Do a step for every entry that ``read`` returns, page by page."""
         after, limit = "", self.batch_max
-        while entries := await self.runs.entries(run, statuses, after=after, limit=limit):
+        while entries := await read(run, after=after, limit=limit):
             after = entries[-1].entry_id
             done = await self._each(entries, partial(step, run))
             await self.runs.record(run, done)

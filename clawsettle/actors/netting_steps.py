@@ -43,7 +43,7 @@ class NettingSteps:
         order = transfer_of(run, entry)
         if order is None:
             return Moved(None)
-        if entry.attempts > 1:
+        if entry.doubt_at is not None:
             found = await self._look(order)
             if found is not None:
                 return found

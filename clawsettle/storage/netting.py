@@ -193,11 +193,14 @@ class NettingRuns:
 
         return await self.database.transaction(work)
 
-    async def entries(
-        self, run: Run, statuses: Sequence[EntryStatus], *, after: str, limit: int
-    ) -> list[Entry]:
-        """Return a page of a run's entries that have one of these statuses, by id."""
-        rows = await self.database.fetch(_SQL["entries_in"], run.run_id, statuses, after, limit)
+    async def unmoved(self, run: Run, *, after: str, limit: int) -> list[Entry]:
+        """Return a page of a run's entries that have neither moved nor been given back, by id."""
+        rows = await self.database.fetch(_SQL["entries_in"], run.run_id, _OPEN, after, limit)
+        return [read_entry(row) for row in rows]
+
+    async def in_doubt(self, run: Run, *, after: str, limit: int) -> list[Entry]:
+        """Return a page of a run's open entries that may have moved unknown to anybody, by id."""
+        rows = await self.database.fetch(_SQL["in_doubt"], run.run_id, after, limit)
         return [read_entry(row) for row in rows]
 
     async def record(self, run: Run, results: Results) -> None:
@@ -284,6 +287,7 @@ class NettingRuns:
         return now
 
 
+_OPEN = (EntryStatus.PENDING, EntryStatus.UNKNOWN, EntryStatus.FAILED)
 _UNMOVED = (EntryStatus.UNKNOWN, EntryStatus.FAILED)
 _DONE = {Ask.RESUME: RunStatus.APPLIED, Ask.RELEASE: RunStatus.RELEASED}
 _HANDED_ON = (EntryStatus.APPLYING,)

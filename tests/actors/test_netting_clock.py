@@ -5,13 +5,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 
 import attrs
+import pytest
 import structlog
 import trio
 from attrs import define, field, frozen
 
 from clawsettle.actors.netting_clock import NettingClock
 from clawsettle.clients.ledger import Ledger
-from clawsettle.domain.ledger_orders import TransferOrder, TransferOutcome
+from clawsettle.domain.forwarding import Unknown
+from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
 from clawsettle.domain.netting import Run, RunStatus
 from clawsettle.domain.netting_schedule import slot_at
 from clawsettle.storage.bridge import Database
@@ -89,7 +91,9 @@ class Daemons:
 
 
 @asynccontextmanager
-async def daemons(database_url: str, count: int = 1) -> AsyncIterator[Daemons]:
+async def daemons(
+    database_url: str, count: int = 1, *, repeats_safely: bool = True
+) -> AsyncIterator[Daemons]:
     """Open daemons whose clocks do not tick yet."""
     async with AsyncExitStack() as stack:
         calendar = Calendar(look_counts=[0] * count)
@@ -98,7 +102,7 @@ async def daemons(database_url: str, count: int = 1) -> AsyncIterator[Daemons]:
         ]
         clocks = [
             NettingClock(
-                Schedule(house.database, True, calendar, place),
+                Schedule(house.database, repeats_safely, calendar, place),
                 house.parts.netting.runner,
                 DAY_S,
                 0.02,
@@ -118,6 +122,17 @@ async def ticking(at: Daemons) -> AsyncIterator[None]:
         yield
         for clock in at.clocks:
             clock.close()
+
+
+@frozen
+class Deaf:
+    """A ledger that says nothing."""
+
+    async def transfer(self, _order: TransferOrder) -> TransferOutcome:
+        return Unknown("no answer")
+
+    async def transferred(self, _order: TransferOrder) -> Applied | None:
+        return None
 
 
 async def test_two_daemons_start_one_run_in_each_slot(database_url: str) -> None:
@@ -219,6 +234,22 @@ async def test_a_run_that_somebody_asked_for_is_left_to_him(database_url: str) -
         asked, *scheduled = await at.runs()
         assert (asked.idempotency_key, asked.status) == ("his", RunStatus.FAILED)
         assert [run.candidate_count for run in scheduled] == [0, 0]
+
+
+@pytest.mark.parametrize("repeats_safely", [True, False])
+async def test_a_run_in_doubt_is_resumed_only_where_repeating_is_safe(
+    database_url: str, repeats_safely: bool
+) -> None:
+    async with daemons(database_url, repeats_safely=repeats_safely) as at:
+        runner = at.houses[0].parts.netting.runner
+        steps = runner.steps
+        runner.steps = attrs.evolve(steps, ledger=Deaf())  # type: ignore[arg-type]
+        await paid(at.houses[0], ("a", "acct_A", 200))
+        async with ticking(at):
+            runner.steps = steps
+            await at.pass_days()
+            assert await at.begun() == ([2, 1] if repeats_safely else [1, 1])
+        assert await cleared(at.houses[0]) == ((0, 200) if repeats_safely else (200, 0))
 
 
 async def test_what_cannot_be_run_is_told_once_and_the_next_slot_has_its_turn(

@@ -1,6 +1,7 @@
 """The reports of netting runs with their proof, on the embedded ledger."""
 
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import repeat
@@ -17,7 +18,7 @@ from clawsettle.domain.netting import Entry, Run
 from clawsettle.domain.payout_reports import ReportFormat
 from clawsettle.storage.netting_reports import NettingReports
 from clawsettle.storage.queries import load_queries
-from tests.clients.faulty import answering, faulty, hang
+from tests.clients.faulty import Wire, answering, faulty, hang
 from tests.clients.ledgers import ledger_at, ledger_port
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, TARGET, fail_late, fund, paid, request
@@ -217,16 +218,37 @@ async def test_a_table_asks_no_ledger(database_url: str) -> None:
     assert (report.sha256, report.head) == (run.report_hash, b"")
 
 
-async def test_a_report_that_nobody_waits_for_any_more_is_dropped(database_url: str) -> None:
+async def test_a_report_that_nobody_waits_for_any_more_is_dropped(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+
+    class Watched(tempfile.SpooledTemporaryFile[bytes]):
+        def __init__(self, max_size: int) -> None:
+            super().__init__(max_size)
+            files.append(self)
+
     async with reporting(database_url) as (house, reporter):
         await paid(house, ("a", "acct_A", 200))
         run = (await house.parts.netting.runner.execute(request("key"))).run
-        async with faulty(None, [hang]) as server, ledger_at(server.base_url) as ledger:
+        monkeypatch.setattr(tempfile, "SpooledTemporaryFile", Watched)
+        asked = trio.Event()
+
+        async def never(wire: Wire) -> None:
+            asked.set()
+            await hang(wire)
+
+        async with (
+            faulty(None, [never]) as server,
+            ledger_at(server.base_url) as ledger,
+            trio.open_nursery() as nursery,
+        ):
             far = NettingReporter(reporter.reports, ledger)
-            with trio.move_on_after(0.5) as given_up:
-                await far.report(run.run_id, ReportFormat.JSON)
-            assert given_up.cancelled_caught
-            assert len(server.requests) == 1
+            nursery.start_soon(far.report, run.run_id, ReportFormat.JSON)
+            with trio.fail_after(10):
+                await asked.wait()
+            nursery.cancel_scope.cancel()
+    assert [file.closed for file in files] == [True]
 
 
 async def test_a_run_that_nobody_has_asked_for_has_no_report(database_url: str) -> None:

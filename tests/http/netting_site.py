@@ -18,6 +18,8 @@ RUNS = "/v1/netting/runs"
 ALONE = settings(netting={"poll_s": 3600})
 HASTY = settings(netting={"poll_s": 3600, "answer_deadline_s": 0.3})
 UNKNOWN_ID = "nrun_nobody"
+ANSWERED_S = 30
+"""By when every request of these tests is answered, even where runs are held up."""
 
 
 async def ask(
@@ -28,7 +30,8 @@ async def ask(
 ) -> httpx.Response:
     """Ask for a run."""
     keyed = {} if key is None else {"idempotency-key": key}
-    return await house.settle.post(RUNS, json=body, headers={**headers, **keyed})
+    with trio.fail_after(ANSWERED_S):
+        return await house.settle.post(RUNS, json=body, headers={**headers, **keyed})
 
 
 async def made(house: House, key: str = "key_1", **body: object) -> Json:
@@ -46,7 +49,8 @@ async def get(house: House, path: str = "", **query: str) -> httpx.Response:
 
 async def act(house: House, run_id: str, action: str, body: object = None) -> httpx.Response:
     """Do something about a run, as an operator does."""
-    return await house.settle.post(f"{RUNS}/{run_id}/{action}", json=body, headers=ADMIN)
+    with trio.fail_after(ANSWERED_S):
+        return await house.settle.post(f"{RUNS}/{run_id}/{action}", json=body, headers=ADMIN)
 
 
 async def ended(house: House, run_id: str) -> Json:
