@@ -175,6 +175,8 @@ class NettingRunner:
             _report(ended)
             work.end.resolve(ended)
         finally:
+            # Whatever has ended this, nobody waits for ever.
+            work.end.reject(StorageError("the work ended before the run did"))
             if self._drives.get(run_id) is work.end:
                 del self._drives[run_id]
 

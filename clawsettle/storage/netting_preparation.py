@@ -7,8 +7,9 @@ Source: netting contract section 5; 10 (1, 2, 4, 12, 14, 19).
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from clawsettle.domain.canonical import compact_json
 from clawsettle.domain.netting import Run, RunStatus
-from clawsettle.domain.netting_plan import Direction, Item, Plan, plan_run
+from clawsettle.domain.netting_plan import Direction, Item, Plan, PlannedEntry, plan_run
 from clawsettle.domain.netting_requests import NettingRequest
 from clawsettle.storage.bridge import Row, Transaction
 from clawsettle.storage.netting_rows import entry_row, run_row
@@ -45,20 +46,26 @@ async def prepare_run(
     run = _prepared(request, plan, now, due_at)
     if not await transaction.fetch(_SQL["insert_run"], [run_row(run)]):
         return None
-    entries = [entry_row(entry.opened(run.run_id, now)) for entry in plan.entries]
-    await transaction.fetch(_SQL["insert_entries"], entries)
-    links = [
-        (payout_id, direction, entry.entry_id)
-        for entry in plan.entries
-        for direction, payout_ids in (
-            (Direction.SWEEP, entry.payout_ids),
-            (Direction.RETURN, entry.compensated_payout_ids),
-        )
-        for payout_id in payout_ids
-    ]
-    columns = ([link[place] for link in links] for place in range(3))
-    await transaction.fetch(_SQL["link"], run.run_id, *columns)
+    # Page by page: between them other calls of this daemon are served.
+    for first in range(0, len(plan.entries), _PAGE):
+        await _store_entries(transaction, run, plan.entries[first : first + _PAGE])
     return run
+
+
+async def _store_entries(
+    transaction: Transaction, run: Run, planned: Sequence[PlannedEntry]
+) -> None:
+    """Keep entries of a new run, and put into them the items that they are made of."""
+    entries = [entry_row(entry.opened(run.run_id, run.created_at)) for entry in planned]
+    await transaction.fetch(_SQL["insert_entries"], entries)
+    sweeps = {payout_id: entry.entry_id for entry in planned for payout_id in entry.payout_ids}
+    returns = {
+        payout_id: entry.entry_id
+        for entry in planned
+        for payout_id in entry.compensated_payout_ids
+    }
+    for direction, links in ((Direction.SWEEP, sweeps), (Direction.RETURN, returns)):
+        await transaction.fetch(_SQL["link"], run.run_id, direction, compact_json(links))
 
 
 async def _plan(

@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.clients.ledger import Ledger
-from clawsettle.domain.errors import ConflictError, IllegalTransition, Overloaded
+from clawsettle.domain.errors import ConflictError, IllegalTransition, Overloaded, StorageError
 from clawsettle.domain.forwarding import Unknown
 from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
 from clawsettle.domain.netting import Entry, RunStatus
@@ -264,3 +264,38 @@ async def test_a_daemon_that_stops_leaves_a_run_to_others_at_once(database_url: 
             done = await other.parts.netting.runner.execute(request("key"))
             assert done.run.status is RunStatus.APPLIED
         assert await cleared(house) == (0, 200)
+
+
+@define(eq=False)
+class Silent:
+    """A ledger that is asked and never answers."""
+
+    asked: trio.Event = field(factory=trio.Event)
+    repeats_safely: bool = True
+
+    async def transfer(self, _order: TransferOrder) -> TransferOutcome:
+        self.asked.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+async def test_whoever_waits_for_a_run_is_told_when_the_runner_breaks(database_url: str) -> None:
+    async with house_of_netting(database_url) as (house, runner), trio.open_nursery() as nursery:
+        await paid(house, ("a", "acct_A", 200))
+        silent = Silent()
+        runner.steps = evolve(runner.steps, ledger=silent)  # type: ignore[arg-type]
+        runner.runs = evolve(runner.runs, lease_s=1.0)
+
+        async def refuse_renewals() -> None:
+            await silent.asked.wait()
+            await house.database.fetch(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN RAISE 'no'; END $$"
+            )
+            await house.database.fetch(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON netting_run EXECUTE FUNCTION refuse()"
+            )
+
+        nursery.start_soon(refuse_renewals)
+        with trio.fail_after(10), pytest.raises(StorageError):
+            await runner.execute(request("key"))

@@ -4,6 +4,7 @@ A connection keeps the plan of a statement, and a new installation plans on tabl
 be empty: there it costs nothing to read a table from end to end, and a month later it costs a lot.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -99,6 +100,15 @@ async def test_a_statement_reads_no_table_from_end_to_end(
         assert scans
     else:
         assert set(scans) == _WALKS.get(f"{file}.{name}", set()), "\n".join(plan)
+
+
+@pytest.mark.parametrize("name", load_queries("netting"))
+async def test_a_statement_of_netting_compares_no_row_with_every_other(
+    database_url: str, name: str
+) -> None:
+    plan = await plan_of(database_url, load_queries("netting")[name])
+    for node, below in itertools.pairwise(plan):
+        assert "Nested Loop" not in node or "Join Filter" not in below, "\n".join(plan)
 
 
 async def test_a_page_of_one_account_walks_that_accounts_settlements(database_url: str) -> None:
