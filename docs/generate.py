@@ -12,8 +12,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -23,6 +25,8 @@ from clawsettle.config.sources import catalogue, generic_name
 from clawsettle.domain import (
     forwarding,
     journal,
+    netting,
+    netting_transitions,
     payout_events,
     payout_transitions,
     payouts,
@@ -30,6 +34,7 @@ from clawsettle.domain import (
 )
 from clawsettle.domain.providers import ProviderStatus, Sent
 
+Status = TypeVar("Status", bound=StrEnum)
 DOCS = Path(__file__).resolve().parent
 EXAMPLE = DOCS.parent / "clawsettle.toml"
 _NOTE = "<!-- Written by docs/generate.py from the code: change the code, then run it again. -->"
@@ -118,6 +123,7 @@ def configuration() -> str:
 def state_machines() -> str:
     """Return the page of all state machines."""
     parts = [_MACHINES.format(note=_NOTE).rstrip(), *_forwarding(), *_payout(), *_payout_books()]
+    parts += [*_netting_run(), *_netting_entry()]
     for direction, steps in settlements.TRANSITIONS.items():
         parts += _settlement(direction, steps)
     return "\n".join(parts) + "\n"
@@ -189,14 +195,37 @@ def _forwarding() -> Iterator[str]:
 
 
 def _payout() -> Iterator[str]:
-    transitions = payout_transitions.TRANSITIONS
     yield "\n## A payout\n"
     yield "A payout is open until it is `paid`, `failed`, `canceled` or `returned`. News of a late"
     yield "failure leads on from `paid`; nothing leads on from the other three."
     yield "An arrow names what happened. What leads nowhere is not drawn: a repetition, a step that"
     yield "came to nothing for now, or news that what is known already overrules.\n"
+    yield from _machine(payouts.PayoutStatus.INITIATED, "ordered", payout_transitions.TRANSITIONS)
+
+
+def _netting_run() -> Iterator[str]:
+    transitions = netting_transitions.RUN_TRANSITIONS
+    yield "\n## A netting run\n"
+    yield "A run is open while it is `created`, `running` or `releasing`: a daemon works on it, or"
+    yield "takes it up by itself. A `failed` one waits for somebody, or for the next slot of the"
+    yield "schedule that it is from; `applied` and `released` are ends.\n"
+    yield from _machine(netting.RunStatus.CREATED, "prepared", transitions)
+
+
+def _netting_entry() -> Iterator[str]:
+    transitions = netting_transitions.ENTRY_TRANSITIONS
+    yield "\n## An entry of a netting run\n"
+    yield "The ledger is asked for a transfer only while its entry is `applying`. Callers see an"
+    yield "`unknown` one as `failed`, with `state` beside it. `applied` and `released` are ends.\n"
+    yield from _machine(netting.EntryStatus.PENDING, "prepared", transitions)
+
+
+def _machine(
+    first: Status, born: str, transitions: Mapping[Status, Mapping[type[object], Status]]
+) -> Iterator[str]:
+    """Return the diagram of a table of transitions, and what its events mean."""
     yield "```mermaid\nstateDiagram-v2"
-    yield f"    [*] --> {payouts.PayoutStatus.INITIATED}: ordered"
+    yield f"    [*] --> {first}: {born}"
     for status, steps in transitions.items():
         for to in dict.fromkeys(to for to in steps.values() if to is not status):
             events = [event.__name__ for event, leads in steps.items() if leads is to]

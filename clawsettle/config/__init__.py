@@ -8,7 +8,14 @@ outside this room reads a file or the environment for its configuration.
 from clawsettle.config.address import Address
 from clawsettle.config.keys import KeyProblem
 from clawsettle.config.load import Loaded, load
-from clawsettle.config.report import Row, describe, production_problems, serving_problems
+from clawsettle.config.report import (
+    Row,
+    describe,
+    http_ledger_problems,
+    netting_problems,
+    production_problems,
+    serving_problems,
+)
 from clawsettle.config.secret import Secret, matches_any
 from clawsettle.config.settings import (
     AdminSettings,
@@ -45,9 +52,11 @@ __all__ = [
     "Settings",
     "StripeSettings",
     "describe",
+    "http_ledger_problems",
     "load",
     "matches_any",
     "netting_defaults",
+    "netting_problems",
     "production_problems",
     "serving_problems",
 ]

@@ -1,5 +1,7 @@
 """What an operator asks of a configuration: is it enough to serve, and what is in effect."""
 
+from collections.abc import Iterable
+
 import attrs
 
 from clawsettle.config.load import Loaded
@@ -7,7 +9,7 @@ from clawsettle.config.settings import Settings, netting_defaults
 from clawsettle.config.sources import catalogue, generic_name
 
 _SERVING_NEEDS = ("database.url", "stripe.webhook_secrets", "admin.keys", "ledger.admin_keys")
-_HTTP_LEDGER_NEEDS = ("ledger.base_url",)
+_HTTP_LEDGER_NEEDS = ("ledger.base_url", "ledger.admin_keys")
 _STRIPE_PAYOUT_NEEDS = ("stripe.secret_key",)
 
 
@@ -24,7 +26,7 @@ def serving_problems(settings: Settings) -> list[str]:
     """List why a daemon must not start: what is missing, with the ways to set it, and what clashes.
 
     An empty list means that every route and the ledger can be served.
-    Source: webhook-forwarding 1, 2, W21; ledger-api 1; payouts 1, 11 (3); netting 2, 10 (13).
+    Source: webhook-forwarding 1, 2, W21; ledger-api 1; payouts 1, 11 (3).
     """
     is_remote = settings.ledger.mode == "http"
     needs = [*_SERVING_NEEDS]
@@ -32,7 +34,7 @@ def serving_problems(settings: Settings) -> list[str]:
         needs += _HTTP_LEDGER_NEEDS
     if settings.payouts.provider == "stripe":
         needs += _STRIPE_PAYOUT_NEEDS
-    problems = [_how_to_set(name) for name in needs if not _value(settings, name)]
+    problems = _missing(settings, needs)
     foreign = set(settings.stripe.currencies) - {settings.ledger.currency}
     if foreign and not is_remote:
         problems.append(
@@ -44,7 +46,27 @@ def serving_problems(settings: Settings) -> list[str]:
             'auth.payouts: "open" lets anybody create payouts, so stripe.environment must be '
             '"staging"'
         )
-    return problems + _netting_problems(settings)
+    return problems + netting_problems(settings)
+
+
+def http_ledger_problems(settings: Settings) -> list[str]:
+    """List what a ledger over HTTP cannot be asked without. Source: new."""
+    return _missing(settings, _HTTP_LEDGER_NEEDS)
+
+
+def netting_problems(settings: Settings) -> list[str]:
+    """List the targets of netting that are also sources: money would go around in a circle.
+
+    Source: netting 2, 10 (13).
+    """
+    defaults = netting_defaults(settings)
+    sources = {defaults.source_clearing_domain, settings.payouts.clearing_domain}
+    return [
+        f'netting: "{domain}" is a source (payouts.clearing_domain, '
+        "netting.source_clearing_domain), so it must not be among the targets "
+        "(netting.target_clearing_domain, netting.target_clearing_domains)"
+        for domain in sorted(sources & set(defaults.targets))
+    ]
 
 
 def production_problems(settings: Settings) -> list[str]:
@@ -71,16 +93,8 @@ def describe(loaded: Loaded) -> list[Row]:
     ]
 
 
-def _netting_problems(settings: Settings) -> list[str]:
-    """List the targets of netting that are also sources: money would go around in a circle."""
-    defaults = netting_defaults(settings)
-    sources = {defaults.source_clearing_domain, settings.payouts.clearing_domain}
-    return [
-        f'netting: "{domain}" is a source (payouts.clearing_domain, '
-        "netting.source_clearing_domain), so it must not be among the targets "
-        "(netting.target_clearing_domain, netting.target_clearing_domains)"
-        for domain in sorted(sources & set(defaults.targets))
-    ]
+def _missing(settings: Settings, names: Iterable[str]) -> list[str]:
+    return [_how_to_set(name) for name in dict.fromkeys(names) if not _value(settings, name)]
 
 
 def _value(settings: Settings, name: str) -> object:

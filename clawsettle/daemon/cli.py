@@ -46,6 +46,11 @@ app.command(
     help="Prove the embedded ledger's books, and export them.",
 )
 app.command(
+    "clawsettle.daemon.netting_commands:netting_app",
+    name="netting",
+    help="Net the payouts that are paid, and look at the runs.",
+)
+app.command(
     "clawsettle.daemon.reconcile_commands:reconcile_app",
     name="reconcile",
     help="Report a day's payouts, and compare them with the ledger and the provider.",

@@ -25,7 +25,7 @@ from clawsettle.actors.settlement_rescuer import SettlementRescuer
 from clawsettle.actors.supervisor import Actor, Supervised
 from clawsettle.actors.webhook_intake import WebhookIntake
 from clawsettle.clients.ledger import HttpLedger, Ledger
-from clawsettle.config import Address, Settings, serving_problems
+from clawsettle.config import Address, Settings, http_ledger_problems, serving_problems
 from clawsettle.daemon.netting_parts import NettingParts, assemble_netting
 from clawsettle.daemon.payout_parts import PayoutParts, assemble_payouts
 from clawsettle.domain.errors import ConfigError
@@ -309,7 +309,10 @@ async def _listen(
 def open_ledger(
     settings: Settings, database: Database
 ) -> tuple[Ledger, LedgerKeeper | None, HttpLedger | None]:
-    """Return the ledger the mode names, and whichever of the two it is."""
+    """Return the ledger the mode names, and whichever of the two it is.
+
+    Raises: ConfigError when a ledger over HTTP lacks its address or its key.
+    """
     if settings.ledger.mode == "embedded":
         if settings.ledger.base_url is not None:
             _log.warning("ledger_base_url_unused", mode="embedded")
@@ -321,7 +324,9 @@ def open_ledger(
             settings.forwarding.mailbox_max,
         )
         return keeper, keeper, None
-    assert settings.ledger.base_url is not None  # noqa: S101 - serving_problems has looked
+    if problems := http_ledger_problems(settings):
+        raise ConfigError(problems)
+    assert settings.ledger.base_url is not None  # noqa: S101 - http_ledger_problems has looked
     remote = HttpLedger(
         settings.ledger.base_url,
         settings.ledger.admin_keys[0].reveal(),

@@ -1,19 +1,25 @@
-"""Structured logs: one JSON object a line on stdout, or readable colours on a terminal.
+"""Structured logs: one JSON object a line, or readable colours on a terminal.
 
 Events have stable names and ids; a body, a secret or a header is never among their fields.
 """
 
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import orjson
 import structlog
 
 
-def configure_logs(level: str, form: Literal["auto", "json", "text"]) -> None:
-    """Set up logging for the process; ``auto`` is text on a terminal and JSON elsewhere."""
-    text = form == "text" or (form == "auto" and sys.stdout.isatty())
+def configure_logs(
+    level: str, form: Literal["auto", "json", "text"], stream: TextIO | None = None
+) -> None:
+    """Set up logging for the process, to stdout unless another stream is given.
+
+    ``auto`` is text on a terminal and JSON elsewhere.
+    """
+    stream = stream or sys.stdout
+    text = form == "text" or (form == "auto" and stream.isatty())
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -24,15 +30,15 @@ def configure_logs(level: str, form: Literal["auto", "json", "text"]) -> None:
         processors.append(
             # Plain: structlog's rich tracebacks would print local variables, and secrets with them.
             structlog.dev.ConsoleRenderer(
-                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
             )
         )
-        factory = structlog.PrintLoggerFactory()
+        factory = structlog.PrintLoggerFactory(stream)
     else:
         processors.append(structlog.processors.format_exc_info)
         processors.append(structlog.processors.EventRenamer("event"))
         processors.append(structlog.processors.JSONRenderer(serializer=_dumps))
-        factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
+        factory = structlog.BytesLoggerFactory(stream.buffer)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -1,8 +1,8 @@
-"""What commands share that read a daemon's database beside it: opening it, and telling progress."""
+"""What commands share that use a daemon's database beside it: finding it, and opening it."""
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,17 +29,35 @@ def read_settings(config: Path | None, database_url: str | None) -> "Settings":
     return load(config, environ=os.environ, overrides={"database.url": database_url}).settings
 
 
-@asynccontextmanager
-async def open_for_reading(settings: "Settings", state_dir: Path) -> "AsyncIterator[Database]":
+def open_for_reading(
+    settings: "Settings", state_dir: Path
+) -> "AbstractAsyncContextManager[Database]":
     """Open the database that the settings or else the state directory name, by one connection.
 
     Raises: ConfigError when there is none, or its schema is not this program's.
     """
+    return _open(settings, state_dir, 1, STATEMENT_TIMEOUT_S)
+
+
+def open_for_working(
+    settings: "Settings", state_dir: Path
+) -> "AbstractAsyncContextManager[Database]":
+    """Open the same database as a daemon does. Raises: as ``open_for_reading``."""
+    configured = settings.database
+    return _open(settings, state_dir, configured.pool_max, configured.statement_timeout_s)
+
+
+@asynccontextmanager
+async def _open(
+    settings: "Settings", state_dir: Path, pool_max: int, statement_timeout_s: float
+) -> "AsyncIterator[Database]":
     from clawsettle.storage.bridge import open_database
     from clawsettle.storage.migrate import pending_migrations
 
     async with open_database(
-        _find_database(settings, state_dir), pool_max=1, statement_timeout_s=STATEMENT_TIMEOUT_S
+        _find_database(settings, state_dir),
+        pool_max=pool_max,
+        statement_timeout_s=statement_timeout_s,
     ) as database:
         pending = await pending_migrations(database)
         if pending:

@@ -29,10 +29,18 @@ JsonOption = Annotated[
 
 
 def run_async(function: Callable[..., Any], *args: object) -> Any:
-    """Run an async command to its end, and return what it returns; it fails as ``guarded`` does."""
+    """Run an async command to its end, and return what it returns; it fails as ``guarded`` does.
+
+    Raises: KeyboardInterrupt at Ctrl-C, whatever else came of that.
+    """
     import trio
 
-    return guarded(lambda: trio.run(function, *args, strict_exception_groups=True))
+    try:
+        return guarded(lambda: trio.run(function, *args, strict_exception_groups=True))
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        raise KeyboardInterrupt from None
 
 
 def guarded(act: Callable[[], Any]) -> Any:

@@ -4,14 +4,14 @@ Source: netting contract section 4; 10 (17).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import BinaryIO
 
 import orjson
 from attrs import frozen
 
-from clawsettle.domain.netting import Entry, Run, RunStatus
+from clawsettle.domain.netting import Entry, EntryStatus, Run, RunStatus
 from clawsettle.domain.netting_transitions import NettingAudit
 from clawsettle.domain.payout_reports import ReportFormat
 from clawsettle.storage.bridge import Database, Row, Transaction
@@ -21,6 +21,7 @@ from clawsettle.storage.queries import load_queries
 from clawsettle.storage.report_files import open_draft
 
 _SQL = load_queries("netting_lists")
+_TALLY = load_queries("netting")["tally"]
 PAGE = 250
 """How many entries are in memory at once, twice."""
 
@@ -61,6 +62,11 @@ class NettingLists:
     async def entries(self, run_id: str) -> list[Entry]:
         """Return a run's entries by their ids, all of them in memory."""
         return [read_entry(row) for row in await self.database.fetch(_SQL["entries"], run_id)]
+
+    async def tally(self, run_id: str) -> Mapping[EntryStatus, int]:
+        """Return how many of a run's entries have each status that one of them has."""
+        rows = await self.database.fetch(_TALLY, run_id)
+        return {EntryStatus(row["status"]): row["entry_count"] for row in rows}
 
     async def whole(self, run_id: str) -> WholeRun | None:
         """Return a run with its entries, rendered; memory does not grow with their number.

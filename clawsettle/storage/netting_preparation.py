@@ -4,12 +4,12 @@ Whoever sees a run sees all that belongs to it; what went wrong before the commi
 Source: netting contract section 5; 10 (1, 2, 4, 12, 14, 19).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
 
+from clawsettle.domain.canonical import compact_json
 from clawsettle.domain.netting import Run, RunStatus
-from clawsettle.domain.netting_plan import Direction, Item, Plan, plan_run
+from clawsettle.domain.netting_plan import Direction, Item, Plan, PlannedEntry, plan_run
 from clawsettle.domain.netting_requests import NettingRequest
 from clawsettle.storage.bridge import Row, Transaction
 from clawsettle.storage.netting_rows import entry_row, run_row
@@ -17,7 +17,6 @@ from clawsettle.storage.queries import load_queries
 
 _SQL = load_queries("netting")
 _PAGE = 1000
-T = TypeVar("T")
 
 
 async def plan_waiting(transaction: Transaction, request: NettingRequest) -> Plan:
@@ -47,26 +46,26 @@ async def prepare_run(
     run = _prepared(request, plan, now, due_at)
     if not await transaction.fetch(_SQL["insert_run"], [run_row(run)]):
         return None
-    entries = [entry_row(entry.opened(run.run_id, now)) for entry in plan.entries]
-    for page in _pages(entries):
-        await transaction.fetch(_SQL["insert_entries"], page)
-    links = [
-        (payout_id, direction, entry.entry_id)
-        for entry in plan.entries
-        for direction, payout_ids in (
-            (Direction.SWEEP, entry.payout_ids),
-            (Direction.RETURN, entry.compensated_payout_ids),
-        )
-        for payout_id in payout_ids
-    ]
-    for page in _pages(links):
-        await transaction.fetch(_SQL["link"], run.run_id, *map(list, zip(*page, strict=True)))
+    # Page by page: between them other calls of this daemon are served.
+    for first in range(0, len(plan.entries), _PAGE):
+        await _store_entries(transaction, run, plan.entries[first : first + _PAGE])
     return run
 
 
-def _pages(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut rows into what a statement surely has time for, however many there are."""
-    return (rows[place : place + _PAGE] for place in range(0, len(rows), _PAGE))
+async def _store_entries(
+    transaction: Transaction, run: Run, planned: Sequence[PlannedEntry]
+) -> None:
+    """Keep entries of a new run, and put into them the items that they are made of."""
+    entries = [entry_row(entry.opened(run.run_id, run.created_at)) for entry in planned]
+    await transaction.fetch(_SQL["insert_entries"], entries)
+    sweeps = {payout_id: entry.entry_id for entry in planned for payout_id in entry.payout_ids}
+    returns = {
+        payout_id: entry.entry_id
+        for entry in planned
+        for payout_id in entry.compensated_payout_ids
+    }
+    for direction, links in ((Direction.SWEEP, sweeps), (Direction.RETURN, returns)):
+        await transaction.fetch(_SQL["link"], run.run_id, direction, compact_json(links))
 
 
 async def _plan(

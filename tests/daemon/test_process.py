@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import trio
 
-from clawsettle.storage.bridge import Database, Transaction, open_database
+from clawsettle.storage.bridge import Database, open_database
 from tests.daemon.process import DaemonProcess, Json, command, daemon_process, environment, run
 from tests.house import payin
+from tests.storage.books import hold_ledger
 
 
 async def test_a_first_start_needs_nothing_and_a_second_keeps_the_books(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ async def test_sigterm_answers_what_is_under_way(tmp_path: Path, database_url: s
 
         async with trio.open_nursery() as nursery:
             release = trio.Event()
-            await nursery.start(_hold_tail, database, release)
+            await nursery.start(hold_ledger, database, release)
             nursery.start_soon(deliver)
             await _until(database, "SELECT 1 FROM settlement_outbox")
             daemon.signal(signal.SIGTERM)
@@ -115,7 +116,7 @@ async def test_sigterm_ends_in_time_and_another_daemon_takes_over(
             )
             async with trio.open_nursery() as nursery:
                 release = trio.Event()
-                await nursery.start(_hold_tail, database, release)
+                await nursery.start(hold_ledger, database, release)
                 nursery.start_soon(_deliver_in_vain, daemon, client, account["id"])
                 await _until(database, "SELECT 1 FROM settlement_outbox")
                 daemon.signal(signal.SIGTERM)
@@ -282,29 +283,6 @@ def _resident_mib(daemon: DaemonProcess) -> float:
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
-
-
-async def _hold_tail(
-    database: Database,
-    release: trio.Event,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Hold the lock that every ledger commit needs, until released."""
-
-    async def hold(transaction: Transaction) -> None:
-        await transaction.fetch("SELECT 1 FROM ledger_tail FOR UPDATE")
-        await transaction.fetch("SELECT pg_sleep(60)")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(database.transaction, hold)
-        probe = "SELECT 1 FROM ledger_tail FOR UPDATE SKIP LOCKED"
-        with trio.fail_after(5):
-            while await database.fetch(probe):  # noqa: ASYNC110 - locks tell nobody
-                await trio.sleep(0.01)
-        task_status.started()
-        await release.wait()
-        nursery.cancel_scope.cancel()
 
 
 async def _until(database: Database, query: str, within_s: float = 5.0) -> None:

@@ -39,6 +39,7 @@ ROUTES = {
     ("GET", "/v1/netting/runs"),
     ("GET", "/v1/netting/runs/{id}"),
     ("GET", "/v1/netting/runs/{id}/audit"),
+    ("GET", "/v1/netting/runs/{id}/report"),
     ("POST", "/v1/netting/runs/{id}/resume"),
     ("POST", "/v1/netting/runs/{id}/release"),
 }

@@ -4,13 +4,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+import trio
+
 from clawsettle.actors.ledger_keeper import Result, decide_all
 from clawsettle.domain.book import Answer
 from clawsettle.domain.errors import ClawsettleError
 from clawsettle.domain.journal import Bucket, Event
 from clawsettle.domain.ledger import Command, OpenAccount
 from clawsettle.domain.proof import BookItem, Proof
-from clawsettle.storage.bridge import Database, open_database
+from clawsettle.storage.bridge import Database, Transaction, open_database
 from clawsettle.storage.ledger_book import LedgerBook
 from clawsettle.storage.ledger_reader import LedgerReader
 from tests.domain.ledger_cases import ALICE_DID, BOB_DID
@@ -86,3 +88,26 @@ async def prove(book: LedgerBook) -> list[Event]:
 
     await reading(book).read_whole(keep)
     return events
+
+
+async def hold_ledger(
+    database: Database,
+    release: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Hold the lock that every ledger commit needs, until released."""
+
+    async def hold(transaction: Transaction) -> None:
+        await transaction.fetch("SELECT 1 FROM ledger_tail FOR UPDATE")
+        await transaction.fetch("SELECT pg_sleep(60)")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.transaction, hold)
+        probe = "SELECT 1 FROM ledger_tail FOR UPDATE SKIP LOCKED"
+        with trio.fail_after(5):
+            while await database.fetch(probe):  # noqa: ASYNC110 - locks tell nobody
+                await trio.sleep(0.01)
+        task_status.started()
+        await release.wait()
+        nursery.cancel_scope.cancel()

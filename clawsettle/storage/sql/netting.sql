@@ -50,20 +50,11 @@ RETURNING run_id;
 INSERT INTO netting_entry SELECT * FROM unnest($1::netting_entry[]);
 
 -- name: link
--- Put items that this transaction has taken into their entries. Each is found by its key and changed
--- where it is found: nothing is left to a join whose size nobody knows when it is planned.
--- $1 text run id   $2 text[] payout ids   $3 text[] directions   $4 text[] entry ids, one each
-UPDATE netting_item AS i SET run_id = $1, entry_id = found.entry_id
-FROM (
-    SELECT t.place, p.entry_id
-    FROM unnest($2::text[], $3::text[], $4::text[]) AS p (payout_id, direction, entry_id)
-    CROSS JOIN LATERAL (
-        SELECT ctid AS place FROM netting_item
-        WHERE payout_id = p.payout_id AND direction = p.direction
-        LIMIT 1
-    ) AS t
-) AS found
-WHERE i.ctid = found.place;
+-- Put items that this transaction has taken into their entries. There is nothing to join: whatever the
+-- tables held when this was planned, it takes a step an item.
+-- $1 text run id   $2 text direction   $3 jsonb entry ids by payout ids
+UPDATE netting_item SET run_id = $1, entry_id = $3::jsonb ->> payout_id
+WHERE payout_id = ANY (ARRAY(SELECT jsonb_object_keys($3::jsonb))) AND direction = $2;
 
 -- name: ended_run
 -- A run that nobody works on any more.
@@ -211,7 +202,7 @@ FOR UPDATE;
 -- any more nothing is left: neither the sweep, nor the return that waits for it.
 -- $1 text[] payout ids of the entries   $2 text[] entry ids
 WITH items AS MATERIALIZED (
-    SELECT i.payout_id, i.ctid AS place, i.direction = 'return' OR p.status = 'paid' AS waits
+    SELECT i.payout_id, i.direction = 'return' OR p.status = 'paid' AS waits
     FROM netting_item AS i
     CROSS JOIN LATERAL (SELECT status FROM payout WHERE payout_id = i.payout_id LIMIT 1) AS p
     WHERE i.payout_id = ANY ($1::text[]) AND i.entry_id = ANY ($2::text[])
@@ -219,9 +210,9 @@ WITH items AS MATERIALIZED (
     DELETE FROM netting_item
     WHERE payout_id = ANY (ARRAY(SELECT payout_id FROM items WHERE NOT waits))
 )
-UPDATE netting_item AS i SET run_id = NULL, entry_id = NULL
-FROM items
-WHERE items.waits AND i.ctid = items.place;
+UPDATE netting_item SET run_id = NULL, entry_id = NULL
+WHERE payout_id = ANY (ARRAY(SELECT payout_id FROM items WHERE waits))
+  AND entry_id = ANY ($2::text[]);
 
 -- name: tally
 -- How many entries of a run have each status.
