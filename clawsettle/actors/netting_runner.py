@@ -9,9 +9,8 @@ Stops: on ``close``, after the batch under way; what is left is free for any oth
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 import trio
@@ -20,7 +19,13 @@ from attrs import define, field, frozen
 from clawsettle.actors.mailbox import Mailbox, Reply
 from clawsettle.actors.netting_steps import NettingSteps
 from clawsettle.actors.timer import Timer
-from clawsettle.domain.errors import ClawsettleError, ConflictError, Overloaded, StorageError
+from clawsettle.domain.errors import (
+    ClawsettleError,
+    ConflictError,
+    Overloaded,
+    StorageError,
+    StorageUnavailable,
+)
 from clawsettle.domain.netting import Entry, EntryStatus, Run, RunStatus
 from clawsettle.domain.netting_plan import Plan
 from clawsettle.domain.netting_requests import NettingDefaults, NettingRequest
@@ -28,8 +33,8 @@ from clawsettle.domain.netting_transitions import EntryEvent
 from clawsettle.storage.netting import Ask, LeasedRun, LeaseLost, NettingRuns, Results
 
 _log = structlog.get_logger(__name__)
-_CLAIM_MAX = 4
-_WAITING_MAX = 100
+T = TypeVar("T")
+_RUNS_MAX, _WAITING_MAX = 8, 100
 # The last share of a lease is kept for ending what is under way.
 _MARGIN_SHARE, _RENEWAL_SHARE = 0.1, 0.3
 
@@ -43,9 +48,9 @@ class Execution:
 
 
 @frozen(eq=False)
-class _Work:
-    leased: LeasedRun
-    end: Reply[Run]
+class _Job:
+    work: Callable[[], Awaitable[object]]
+    reply: Reply[Any]
 
 
 @define(eq=False)
@@ -63,14 +68,16 @@ class NettingRunner:
     poll_s: float
     name: str = field(default="netting_runner", init=False)
     lease_lost_count: int = field(default=0, init=False)
-    _waiting: Mailbox[_Work] = field(init=False)
+    _jobs: Mailbox[_Job] = field(init=False)
     _timer: Timer = field(init=False)
-    _drives: dict[str, Reply[Run]] = field(factory=dict, init=False)
+    _slots: trio.CapacityLimiter = field(init=False)
+    _replies: set[Reply[Any]] = field(factory=set, init=False)
     _closing: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._waiting = Mailbox(_WAITING_MAX)
+        self._jobs = Mailbox(_WAITING_MAX)
         self._timer = Timer(self.name, self.poll_s)
+        self._slots = trio.CapacityLimiter(_RUNS_MAX)
 
     async def plan(self, request: NettingRequest) -> Plan:
         """Return what a run would be; nothing is stored or moved. Raises: as ``execute``."""
@@ -84,18 +91,19 @@ class NettingRunner:
         DUPLICATE_CONFLICT; IllegalTransition when it was released; CallerError, Overloaded,
         StorageUnavailable or StorageError. Asking again under the key is always safe.
         """
-        run = await self.runs.prepare(request, self.defaults)
-        return await self.resume(run.run_id)
+
+        async def work() -> Execution:
+            run = await self.runs.prepare(request, self.defaults)
+            return await self._resume(run.run_id)
+
+        return await self._ask(work)
 
     async def resume(self, run_id: str) -> Execution:
         """Move what of a run has not moved, and wait for its end.
 
         Raises: NotFoundError, and as ``execute``.
         """
-        claimed = await self.runs.claim(run_id, Ask.RESUME)
-        if isinstance(claimed, Run):
-            return Execution(claimed, deduped=True)
-        return Execution(await (await self._start(claimed)).wait(), deduped=False)
+        return await self._ask(lambda: self._resume(run_id))
 
     async def release(self, run_id: str) -> Run:
         """Give back the payouts of a run that have not moved; what has moved stays so.
@@ -104,8 +112,12 @@ class NettingRunner:
         CONFLICT while one of its transfers may be under way, IllegalTransition when all has moved,
         Overloaded, StorageUnavailable or StorageError.
         """
-        claimed = await self.runs.claim(run_id, Ask.RELEASE)
-        run = claimed if isinstance(claimed, Run) else await (await self._start(claimed)).wait()
+
+        async def work() -> Run:
+            claimed = await self.runs.claim(run_id, Ask.RELEASE)
+            return claimed if isinstance(claimed, Run) else await self._drive(claimed)
+
+        run = await self._ask(work)
         if run.status is RunStatus.FAILED:
             raise ConflictError(
                 "a transfer may be under way to the ledger, or holds what it should not: "
@@ -123,62 +135,67 @@ class NettingRunner:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._timer.run, self._take_over)
-                while works := await self._waiting.take(1):
-                    nursery.start_soon(self._work, works[0])
+                while jobs := await self._jobs.take(1):
+                    nursery.start_soon(self._do, jobs[0])
         finally:
-            self._waiting.clear()
-            lost = StorageError("the runner ended before the run did")
-            for end in self._drives.values():
-                end.reject(lost)
-            self._drives.clear()
+            self._jobs.clear()
+            for reply in self._replies:
+                reply.reject(StorageError("the runner ended before its work did"))
+            self._replies.clear()
 
     def close(self) -> None:
         """Take no more runs, and leave those under way to others after their batch."""
         self._closing = True
-        self._waiting.close()
+        self._jobs.close()
         self._timer.stop()
 
     def statistics(self) -> dict[str, int]:
         """Return how many runs are under way, and how many leases were lost so far."""
-        return {"under_way": len(self._drives), "lease_lost_count": self.lease_lost_count}
+        return {
+            "under_way": self._slots.borrowed_tokens,
+            "lease_lost_count": self.lease_lost_count,
+        }
 
-    async def _take_over(self) -> bool:
-        if self._closing:
-            return False
-        leased = await self.runs.claim_due(_CLAIM_MAX)
-        for one in leased:
-            _log.info("netting_run_taken_over", run_id=one.run.run_id, status=one.run.status)
-            with suppress(Overloaded):
-                await self._start(one)
-        return len(leased) == _CLAIM_MAX
+    async def _ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Have work done here, which goes on whether its asker waits for it or not."""
+        reply: Reply[T] = Reply()
+        self._put(work, reply)
+        return await reply.wait()
 
-    async def _start(self, leased: LeasedRun) -> Reply[Run]:
-        """Have a run be driven to its end. Raises: Overloaded, and then others may take it up."""
-        work = _Work(leased, Reply())
+    def _put(self, work: Callable[[], Awaitable[object]], reply: Reply[Any]) -> None:
+        self._jobs.put(_Job(work, reply))
+        self._replies.add(reply)
+
+    async def _do(self, job: _Job) -> None:
         try:
-            self._waiting.put(work)
-        except Overloaded:
-            await self.runs.let_go(leased.run)
-            raise
-        self._drives[leased.run.run_id] = work.end
-        return work.end
-
-    async def _work(self, work: _Work) -> None:
-        run_id = work.leased.run.run_id
-        try:
-            ended = await self._drive(work.leased)
-        except (StorageError, LeaseLost, Overloaded) as error:
-            self.lease_lost_count += isinstance(error, LeaseLost)
-            _log.warning("netting_run_left", run_id=run_id, error=error.message)
-            work.end.reject(error)
-        else:
-            _report(ended)
-            work.end.resolve(ended)
+            async with self._slots:
+                job.reply.resolve(await job.work())
+        except ClawsettleError as error:
+            job.reply.reject(error)
         finally:
             # Whatever has ended this, nobody waits for ever.
-            work.end.reject(StorageError("the work ended before the run did"))
-            if self._drives.get(run_id) is work.end:
-                del self._drives[run_id]
+            job.reply.reject(StorageError("the work ended before the run did"))
+            self._replies.discard(job.reply)
+
+    async def _take_over(self) -> bool:
+        """Take up a run that nobody works on; True when there may be more of them."""
+        if self._closing or not self._slots.available_tokens:
+            return False
+        for one in await self.runs.claim_due(1):
+            _log.info("netting_run_taken_over", run_id=one.run.run_id, status=one.run.status)
+            try:
+                self._put(partial(self._drive, one), Reply())
+            except Overloaded:
+                await self.runs.let_go(one.run)
+                return False
+            return True
+        return False
+
+    async def _resume(self, run_id: str) -> Execution:
+        claimed = await self.runs.claim(run_id, Ask.RESUME)
+        if isinstance(claimed, Run):
+            return Execution(claimed, deduped=True)
+        return Execution(await self._drive(claimed), deduped=False)
 
     async def _drive(self, leased: LeasedRun) -> Run:
         """Take a run to its end while its lease is renewed.
@@ -199,7 +216,10 @@ class NettingRunner:
             # It is also lost by ending the run, and the answer to that may have been lost.
             end = await self.runs.ended(run) or end
         if isinstance(end, ClawsettleError):
+            self.lease_lost_count += isinstance(end, LeaseLost)
+            _log.warning("netting_run_left", run_id=run.run_id, error=end.message)
             raise end
+        _report(end)
         return end
 
     async def _keep_lease(self, run: Run, lease: trio.CancelScope) -> None:
@@ -207,7 +227,14 @@ class NettingRunner:
 
         async def renew() -> bool:
             begun = trio.current_time()
-            if await self.runs.renew(run):
+            try:
+                is_held = await self.runs.renew(run)
+            except StorageUnavailable:
+                raise
+            except StorageError as error:
+                _log.warning("netting_lease_refused", run_id=run.run_id, error=error.message)
+                is_held = False
+            if is_held:
                 lease.deadline = begun + self.runs.lease_s - self._margin_s
             else:
                 lease.cancel()

@@ -8,7 +8,7 @@ Source: netting contract section 6; 10 (6, 7, 8, 15, 18, 22).
 
 import structlog
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from clawsettle.clients.ledger import Ledger
 from clawsettle.domain.errors import ClawsettleError
@@ -22,7 +22,7 @@ from clawsettle.domain.netting_transitions import (
     Moved,
     Refused,
     Unanswered,
-    may_be_under_way,
+    may_arrive,
 )
 
 _log = structlog.get_logger(__name__)
@@ -50,9 +50,13 @@ class NettingSteps:
         outcome = await self._ask(order)
         if isinstance(outcome, Applied):
             return Moved(outcome.event_id)
-        if isinstance(outcome, LedgerRefusal) and _is_last_word(outcome):
+        if _is_last_word(outcome):
             return Refused(*_said(outcome))
-        return await self._look(order) or Unanswered(*_said(outcome))
+        found = await self._look(order) or Unanswered(*_said(outcome), is_over=True)
+        is_silent = isinstance(outcome, Unknown) and outcome.ledger_status is None
+        if is_silent and isinstance(found, Unanswered):
+            return evolve(found, is_over=False)
+        return found
 
     async def look(self, run: Run, entry: Entry) -> EntryEvent | None:
         """Return that an entry in doubt has moved, when the ledger says so; raises nothing."""
@@ -71,7 +75,7 @@ class NettingSteps:
         if order is None or entry.doubt_at is None:
             return GivenBack()
         found = await self._look(order)
-        if isinstance(found, Unanswered) or may_be_under_way(entry, run.updated_at):
+        if isinstance(found, Unanswered) or may_arrive(entry, run.updated_at):
             return found if isinstance(found, Moved) else None
         return found or GivenBack()
 
@@ -90,15 +94,18 @@ class NettingSteps:
                 found = await self.ledger.transferred(order)
                 return None if found is None else Moved(found.event_id)
         except ClawsettleError as error:
-            return Unanswered(_NOT_APPLIED, error.message)
+            return Unanswered(_NOT_APPLIED, error.message, is_over=True)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("netting_look_broke", idempotency_key=order.key)
-        return Unanswered(_NOT_APPLIED, "the ledger has not said in time whether it has moved")
+        message = "the ledger has not said in time whether it has moved"
+        return Unanswered(_NOT_APPLIED, message, is_over=True)
 
 
-def _is_last_word(refusal: LedgerRefusal) -> bool:
+def _is_last_word(outcome: LedgerRefusal | Unknown) -> bool:
     """Return whether nothing has moved; under a key in conflict there is something to look at."""
-    return refusal.code == _NO_FUNDS or (refusal.final and refusal.ledger_status != _CONFLICT)
+    if isinstance(outcome, Unknown):
+        return not outcome.sent
+    return outcome.code == _NO_FUNDS or (outcome.final and outcome.ledger_status != _CONFLICT)
 
 
 def _said(outcome: LedgerRefusal | Unknown) -> tuple[str, str]:

@@ -36,15 +36,23 @@ class NoAnswer(ProviderError):
     """No whole answer came, so it is unknown whether the request had an effect.
 
     ``status`` is the HTTP status when at least the answer's head came, ``timed_out`` says that time
-    ran out.
+    ran out, and without ``sent`` there was no connection: then it has had no effect.
     """
 
     retryable = True
 
-    def __init__(self, message: str, status: int | None = None, *, timed_out: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        timed_out: bool = False,
+        sent: bool = True,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.timed_out = timed_out
+        self.sent = sent
 
 
 @frozen
@@ -159,9 +167,9 @@ class HttpTransport:
                     stream.socket.close()
                     raise
         except trio.TooSlowError:
-            raise NoAnswer("no connection in time", timed_out=True) from None
+            raise NoAnswer("no connection in time", timed_out=True, sent=False) from None
         except (OSError, trio.BrokenResourceError) as error:
-            raise NoAnswer(f"no connection: {_reason(error)}") from error
+            raise NoAnswer(f"no connection: {_reason(error)}", sent=False) from error
 
 
 @define(eq=False)

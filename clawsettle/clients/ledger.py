@@ -219,7 +219,7 @@ def _json(body: bytes) -> object:
 
 def _unanswered(error: NoAnswer) -> Unknown:
     message = f"no answer from the ledger: {error.message}"
-    return Unknown(message, error.status, timed_out=error.timed_out)
+    return Unknown(message, error.status, timed_out=error.timed_out, sent=error.sent)
 
 
 def _wire_payload(settlement: Forwardable) -> dict[str, object]:

@@ -93,12 +93,14 @@ class Refused:
 class Unknown:
     """No usable answer: the ledger may or may not have it. Repeat under the same key.
 
-    ``timed_out`` says that there was none in time.
+    ``timed_out`` says that there was none in time; without ``sent`` the ledger was not reached, and
+    for certain does not have it by this.
     """
 
     message: str
     ledger_status: int | None = None
     timed_out: bool = False
+    sent: bool = True
 
 
 @frozen

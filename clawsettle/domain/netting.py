@@ -120,7 +120,8 @@ class Entry:
     ``amount_minor`` is signed: above zero it goes from the run's source to its target, below zero
     it comes back, at zero nothing moves. ``compensated_payout_ids`` are payouts that failed after
     an earlier run had moved them. ``attempts`` counts how often the ledger was to be asked,
-    ``doubt_at`` is when last it was not known whether it had applied the transfer.
+    ``doubt_at`` is when last it was not known whether it had applied the transfer, and
+    ``unanswered_at`` when last it had given no answer at all.
     """
 
     entry_id: str
@@ -139,6 +140,7 @@ class Entry:
     last_error_code: str | None = None
     last_error_message: str | None = None
     applied_at: datetime | None = None
+    unanswered_at: datetime | None = None
 
     @property
     def entry_key(self) -> str:

@@ -57,10 +57,14 @@ class Refused:
 
 @frozen
 class Unanswered:
-    """Whether the ledger has applied the transfer is not known."""
+    """Whether the ledger has applied the transfer is not known.
+
+    ``is_over`` when it has answered all the same, so that the request is not under way any more.
+    """
 
     code: str
     message: str
+    is_over: bool
 
 
 @frozen
@@ -208,7 +212,9 @@ def apply_entry(entry: Entry, event: EntryEvent, *, now: datetime) -> Entry:
                 last_error_message=None,
             )
         case Unanswered():
-            after = _failing(attrs.evolve(after, doubt_at=now), event.code, event.message)
+            unanswered_at = entry.unanswered_at if event.is_over else now
+            doubted = attrs.evolve(after, doubt_at=now, unanswered_at=unanswered_at)
+            after = _failing(doubted, event.code, event.message)
         case Orphaned():
             doubted = attrs.evolve(after, doubt_at=now)
             after = _failing(doubted, "LEDGER_INGEST_FAILED", "who asked the ledger has gone")
@@ -290,8 +296,10 @@ class EntryCheck:
     are_unchanged: bool | None
 
 
-def judge_entry(entry: Entry, check: EntryCheck) -> Claimed | Withheld | GivenBack:
+def judge_entry(entry: Entry, check: EntryCheck) -> Claimed | Moved | Withheld | GivenBack:
     """Decide whether an entry may be moved, before the ledger is asked to.
+
+    One whose payouts cancel each other out has moved with that.
 
     Source: netting contract section 10 (20).
     """
@@ -300,7 +308,7 @@ def judge_entry(entry: Entry, check: EntryCheck) -> Claimed | Withheld | GivenBa
     if not is_whole or len(sums) > 1 or not check.belong_to_it:
         return Withheld("NETTING_SUM_MISMATCH", "the entry is not the sum of its payouts")
     if check.are_unchanged:
-        return Claimed()
+        return Claimed() if entry.amount_minor else Moved(None)
     message = "a payout of the entry has failed, or was returned, since it was made"
     if entry.doubt_at is None:
         return GivenBack("PAYOUT_STATE_CHANGED", message)
@@ -325,9 +333,21 @@ def conclude(
     return Completed(applied_count, 0, None, "")
 
 
-def may_be_under_way(entry: Entry, now: datetime) -> bool:
-    """Return whether a request for the entry may still be on its way to the ledger."""
+def may_arrive(entry: Entry, now: datetime) -> bool:
+    """Return whether a request for the entry may still reach the ledger.
+
+    Until then its payouts are not given back: another entry would move them again.
+    """
     return entry.doubt_at is not None and now - entry.doubt_at < QUIET
+
+
+def may_be_under_way(entry: Entry, now: datetime) -> bool:
+    """Return whether a request for the entry was sent and may not have been worked on yet.
+
+    Until then a ledger that does not repeat safely is not sent another one. What a daemon that has
+    died had sent is over by the time its lease is.
+    """
+    return entry.unanswered_at is not None and now - entry.unanswered_at < QUIET
 
 
 def _failing(entry: Entry, code: str, message: str) -> Entry:

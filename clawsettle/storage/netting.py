@@ -37,6 +37,7 @@ from clawsettle.domain.netting_transitions import (
     conclude,
     entry_audit,
     judge_entry,
+    may_be_under_way,
     run_audit,
 )
 from clawsettle.storage.bridge import Database, Row, Transaction
@@ -274,9 +275,10 @@ class NettingRuns:
     def _handed_on(self, entry: Entry, ask: Ask, now: datetime) -> Entry:
         if entry.status is EntryStatus.APPLYING:
             entry = apply_entry(entry, Orphaned(), now=now)
-        if ask is Ask.RESUME or (ask is Ask.TAKE_OVER and self.repeats_safely):
-            entry = apply_entry(entry, Resumed(), now=now)
-        return entry
+        repeats = ask is not Ask.RELEASE
+        if not self.repeats_safely:
+            repeats = ask is Ask.RESUME and not may_be_under_way(entry, now)
+        return apply_entry(entry, Resumed(), now=now) if repeats else entry
 
     async def _hold(self, transaction: Transaction, run: Run) -> datetime:
         """Renew a lease, and keep everybody else from the run until the commit; return the time."""
@@ -340,7 +342,7 @@ async def _store_entries(
     transaction: Transaction, run: Run, changes: Sequence[tuple[Entry, Entry]], now: datetime
 ) -> None:
     rows = [_entry_columns(before, after) for before, after in changes]
-    columns = ([row[place] for row in rows] for place in range(11))
+    columns = ([row[place] for row in rows] for place in range(12))
     await transaction.fetch(_SQL["store_entries"], run.run_id, *columns, now)
 
 
@@ -356,6 +358,7 @@ def _entry_columns(before: Entry, after: Entry) -> tuple[object, ...]:
         after.last_error_code,
         after.last_error_message,
         after.applied_at,
+        after.unanswered_at,
         audit and audit.event_type,
         audit and compact_json(audit.details),
     )

@@ -81,6 +81,7 @@ def entry_row(entry: Entry) -> Columns:
         entry.last_error_code,
         entry.last_error_message,
         entry.applied_at,
+        entry.unanswered_at,
     )
 
 
@@ -103,4 +104,5 @@ def read_entry(row: Row) -> Entry:
         last_error_code=row["last_error_code"],
         last_error_message=row["last_error_message"],
         applied_at=row["applied_at"],
+        unanswered_at=row["unanswered_at"],
     )

@@ -201,6 +201,25 @@ async def test_a_lost_answer_is_looked_up_and_never_asked_for_twice_unseen(
         assert await cleared(house) == (0, 200)
 
 
+async def test_a_ledger_that_does_not_repeat_safely_is_not_asked_while_it_may_still_be_working(
+    database_url: str,
+) -> None:
+    async with house_of_netting(database_url) as (house, runner):
+        await paid(house, ("a", "acct_A", 200))
+        deaf = Deaf(runner.steps.ledger, acts=False, tells=True)
+        runner.steps = evolve(runner.steps, ledger=deaf)  # type: ignore[arg-type]
+        runner.runs = evolve(runner.runs, repeats_safely=False)
+        for _ in range(3):
+            assert (await runner.execute(request("key"))).run.status is RunStatus.FAILED
+        assert len(deaf.asked) == 1
+        await house.database.fetch(
+            "UPDATE netting_entry SET unanswered_at = unanswered_at - interval '2 minutes'"
+        )
+        await runner.execute(request("key"))
+        assert len(deaf.asked) == 2
+        assert await cleared(house) == (200, 0)
+
+
 async def test_fifty_requests_at_once_are_one_run(database_url: str) -> None:
     async with house_of_netting(database_url) as (house, runner):
         await paid(house, *((f"k{number}", f"acct_{number % 7}", 10) for number in range(60)))

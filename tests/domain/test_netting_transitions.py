@@ -36,6 +36,7 @@ from clawsettle.domain.netting_transitions import (
     conclude,
     entry_audit,
     judge_entry,
+    may_arrive,
     may_be_under_way,
     run_audit,
 )
@@ -199,7 +200,10 @@ def test_what_a_run_came_to_is_kept_with_it() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [event("CODE", "x" * 501) for event in (Withheld, Refused, Unanswered, GivenBack)],
+    [
+        *(event("CODE", "x" * 501) for event in (Withheld, Refused, GivenBack)),
+        Unanswered("CODE", "x" * 501, is_over=True),
+    ],
     ids=lambda event: type(event).__name__,
 )
 def test_what_is_said_of_a_failure_is_kept_short(event: EntryEvent) -> None:
@@ -214,17 +218,25 @@ def test_what_is_said_of_a_failure_is_kept_short(event: EntryEvent) -> None:
 def test_each_claim_counts_and_each_doubt_has_its_instant() -> None:
     claimed = apply_entry(entry(attempts=1), Claimed(), now=LATER)
     assert (claimed.attempts, claimed.doubt_at) == (2, None)
-    for event in (Unanswered(*ERROR), Orphaned()):
+    for event, unanswered_at in (
+        (Unanswered(*ERROR, is_over=False), LATER),
+        (Unanswered(*ERROR, is_over=True), None),
+        (Orphaned(), None),
+    ):
         doubted = apply_entry(claimed, event, now=LATER)
-        assert (doubted.doubt_at, doubted.last_error_code) == (LATER, "LEDGER_INGEST_FAILED")
+        assert (doubted.doubt_at, doubted.unanswered_at) == (LATER, unanswered_at)
+        assert doubted.last_error_code == "LEDGER_INGEST_FAILED"
     assert apply_entry(claimed, Refused(*ERROR), now=LATER).doubt_at is None
 
 
 def test_what_was_never_answered_may_be_under_way_for_two_minutes() -> None:
+    silent = entry(status=E.UNKNOWN, doubt_at=AT, unanswered_at=AT)
     doubted = entry(status=E.UNKNOWN, doubt_at=AT)
-    assert may_be_under_way(doubted, AT + timedelta(minutes=2, milliseconds=-1))
-    assert not may_be_under_way(doubted, AT + timedelta(minutes=2))
-    assert not may_be_under_way(entry(), AT)
+    for judge, known in ((may_be_under_way, silent), (may_arrive, doubted)):
+        assert judge(known, AT + timedelta(minutes=2, milliseconds=-1))
+        assert not judge(known, AT + timedelta(minutes=2))
+        assert not judge(entry(), AT)
+    assert not may_be_under_way(doubted, AT)
     assert timedelta(minutes=2) == QUIET
 
 

@@ -55,7 +55,7 @@ CREATE INDEX netting_run_by_status ON netting_run (status, created_at DESC, run_
 ALTER TABLE netting_run ADD CONSTRAINT netting_run_pk PRIMARY KEY (run_id);
 
 CREATE TABLE netting_entry (
-    entry_id               text        NOT NULL,
+    entry_id               text        COLLATE "C" NOT NULL,
     run_id                 text        NOT NULL,
     connect_account_id     text        NOT NULL,
     currency               char(3)     NOT NULL,
@@ -71,6 +71,7 @@ CREATE TABLE netting_entry (
     last_error_code        text,
     last_error_message     text,
     applied_at             timestamptz,
+    unanswered_at          timestamptz,
     CONSTRAINT netting_entry_pk PRIMARY KEY (run_id, entry_id),
     CONSTRAINT netting_entry_run_fk FOREIGN KEY (run_id) REFERENCES netting_run (run_id),
     CONSTRAINT netting_entry_status_known CHECK (
@@ -89,6 +90,8 @@ COMMENT ON COLUMN netting_entry.amount_minor IS
     'signed: above zero it moves from the source to the target, below zero it comes back';
 COMMENT ON COLUMN netting_entry.doubt_at IS
     'when last it was not known whether the ledger had applied the transfer';
+COMMENT ON COLUMN netting_entry.unanswered_at IS
+    'when last the ledger had given no answer at all, so that a request may have been under way';
 
 CREATE TABLE netting_item (
     payout_id              text        NOT NULL,
@@ -100,7 +103,7 @@ CREATE TABLE netting_item (
     amount_minor           bigint      NOT NULL,
     at                     timestamptz NOT NULL,
     run_id                 text,
-    entry_id               text,
+    entry_id               text        COLLATE "C",
     CONSTRAINT netting_item_taken_by_a_run CHECK ((run_id IS NULL) = (entry_id IS NULL)),
     CONSTRAINT netting_item_direction CHECK (
         (direction = 'sweep' AND amount_minor > 0 AND target_clearing_domain IS NULL)
@@ -189,7 +192,7 @@ ALTER TABLE netting_item
 CREATE TABLE netting_audit (
     audit_id   bigint      GENERATED ALWAYS AS IDENTITY,
     run_id     text        NOT NULL,
-    entry_id   text,
+    entry_id   text        COLLATE "C",
     event_type text        NOT NULL,
     details    text        NOT NULL,
     at         timestamptz NOT NULL,

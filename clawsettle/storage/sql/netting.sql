@@ -136,7 +136,8 @@ CROSS JOIN LATERAL (
         sum(CASE i.direction WHEN 'sweep' THEN p.amount_minor ELSE -p.amount_minor END)::bigint
             AS payouts_minor,
         bool_and(
-            p.connect_account_id = e.connect_account_id AND p.currency = e.currency
+            p.amount_minor = abs(i.amount_minor)
+            AND p.connect_account_id = e.connect_account_id AND p.currency = e.currency
             AND p.clearing_domain = r.source_clearing_domain
         ) AS belong_to_it,
         bool_and(
@@ -160,26 +161,27 @@ LIMIT $4;
 -- attempt; one that is stored already is left as it is.
 -- $1 text run id   $2 text[] entry ids   $3 text[] statuses from and $4 text[] to   $5 integer[]
 -- attempts   $6 timestamptz[] instants of doubt   $7 text[] ledger event ids   $8 text[] error codes
--- and $9 text[] messages   $10 timestamptz[] instants of application   $11 text[] event types (null:
--- no audit row) and $12 text[] details of the audit rows   $13 timestamptz now
+-- and $9 text[] messages   $10 timestamptz[] instants of application and $11 of silence   $12 text[]
+-- event types (null: no audit row) and $13 text[] details of the audit rows   $14 timestamptz now
 WITH told AS MATERIALIZED (
     SELECT * FROM unnest(
         $2::text[], $3::text[], $4::text[], $5::integer[], $6::timestamptz[], $7::text[],
-        $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::text[]
+        $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[]
     ) AS i (entry_id, from_status, status, attempts, doubt_at, ledger_event_id, last_error_code,
-            last_error_message, applied_at, event_type, details)
+            last_error_message, applied_at, unanswered_at, event_type, details)
 ), stored AS (
     UPDATE netting_entry AS e
     SET status = i.status, attempts = i.attempts, doubt_at = i.doubt_at,
         ledger_event_id = i.ledger_event_id, last_error_code = i.last_error_code,
-        last_error_message = i.last_error_message, applied_at = i.applied_at, updated_at = $13
+        last_error_message = i.last_error_message, applied_at = i.applied_at,
+        unanswered_at = i.unanswered_at, updated_at = $14
     FROM told AS i
     WHERE e.run_id = $1 AND e.entry_id = ANY ($2::text[])
       AND e.entry_id = i.entry_id AND e.status = i.from_status AND e.status <> i.status
     RETURNING e.entry_id
 )
 INSERT INTO netting_audit (run_id, entry_id, event_type, details, at)
-SELECT $1, i.entry_id, i.event_type, i.details, $13
+SELECT $1, i.entry_id, i.event_type, i.details, $14
 FROM told AS i JOIN stored USING (entry_id)
 WHERE i.event_type IS NOT NULL
 ORDER BY i.entry_id;

@@ -13,10 +13,10 @@ FROM netting_run AS r
 WHERE r.run_id = $1;
 
 -- name: entries
--- The entries of a run in the order of their ids' bytes: a hash is made of them, and a language may
--- have an order of its own for letters that stand together.
+-- The entries of a run by their ids, whose column sorts by bytes: a hash is made of them, and a
+-- language may have an order of its own for letters that stand together.
 -- $1 text run id
-SELECT * FROM netting_entry WHERE run_id = $1 ORDER BY entry_id COLLATE "C";
+SELECT * FROM netting_entry WHERE run_id = $1 ORDER BY entry_id;
 
 -- name: applied_sums
 -- What the applied entries of a run come to, what the payouts in them do, and whether they agree for
