@@ -299,10 +299,12 @@ _AUDITED = frozenset(
 
 def _taken_up(run: Run, ask: Ask) -> RunEvent:
     """Return what claiming means for a run in its state."""
-    if ask is Ask.RELEASE and run.status is not RunStatus.RELEASING:
-        return ReleaseAsked()
-    is_begun = run.status in {RunStatus.RUNNING, RunStatus.RELEASING}
-    return TakenOver() if is_begun else Begun()
+    if ask is Ask.RELEASE:
+        return TakenOver() if run.status is RunStatus.RELEASING else ReleaseAsked()
+    if ask is Ask.TAKE_OVER and run.status is RunStatus.RELEASING:
+        return TakenOver()
+    # A run that is being released is not to be moved any more: the table has no such step.
+    return TakenOver() if run.status is RunStatus.RUNNING else Begun()
 
 
 def _judged(row: Row) -> tuple[Entry, EntryEvent]:
