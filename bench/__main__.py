@@ -17,6 +17,7 @@ from cyclopts import App, Parameter
 from bench.cases import drain, flood, history, memory, open_transaction, throughput
 from bench.ledger_cases import ledger, ledger_history, ledger_shares
 from bench.measurement import Bench, Outcome
+from bench.netting_cases import netting
 from bench.payout_cases import payouts
 from bench.report import write_page
 from clawsettle.storage.embedded import embedded_postgres
@@ -34,6 +35,7 @@ CASES: Mapping[str, Callable[[Bench], Awaitable[Outcome]]] = {
         ledger_shares,
         ledger_history,
         payouts,
+        netting,
     )
 }
 RESULTS = Path(__file__).parent / "results"

@@ -9,6 +9,7 @@ from clawsettle.storage.queries import parse_queries
 
 _SQL = parse_queries((Path(__file__).parent / "database.sql").read_text())
 _STEP = 50_000
+_SCRIPT_S = 600.0
 
 
 async def fill_history(
@@ -38,6 +39,31 @@ async def onboard(database: Database, dids: Mapping[str, str]) -> None:
     )
 
 
+async def pay(database: Database, first: int, count: int, account_ids: Sequence[str]) -> None:
+    """Put payouts that have been paid into a database, to onboarded accounts by turns.
+
+    ``first`` is the number of the first one, which no other has.
+    """
+    for start in range(first, first + count, _STEP):
+        last = min(start + _STEP, first + count) - 1
+        await database.fetch(_SQL["paid_payouts"], start, last, account_ids)
+
+
+async def forget_netting(database: Database) -> None:
+    """Undo the migration that brought netting."""
+    await _script(database, "before_netting")
+
+
+async def stop_queueing(database: Database) -> None:
+    """Have payouts be paid as they were before there was netting."""
+    await _script(database, "no_queue")
+
+
+async def net_all(database: Database) -> None:
+    """Have runs of long ago have netted all that waits."""
+    await _script(database, "net_all")
+
+
 async def settle(database: Database) -> None:
     """Leave nothing for later that filling a database has made: vacuum, statistics, a checkpoint.
 
@@ -57,3 +83,9 @@ async def open_count(database: Database) -> int:
     """Return how many settlements are still on their way."""
     count: int = (await database.fetch(_SQL["open_count"]))[0]["count"]
     return count
+
+
+async def _script(database: Database, name: str) -> None:
+    await database.transaction(
+        lambda transaction: transaction.script(_SQL[name], timeout_s=_SCRIPT_S)
+    )

@@ -114,3 +114,40 @@ SELECT 'pout_' || left(n.hash, 28), 'order:' || n.hash, n.hash, 'stripe', c.acco
     'po_' || left(n.hash, 24), 'evt_lock_' || left(n.hash, 24), 'evt_paid_' || left(n.hash, 24),
     'paid', n.at, n.at, n.at, n.at, n.at, n.at
 FROM n JOIN connect_account AS c USING (account_id);
+
+-- name: before_netting
+-- A schema as it was before migration 7.
+DROP TABLE netting_report, netting_audit, netting_item, netting_entry, netting_run CASCADE;
+DROP FUNCTION netting_queue_sweep, netting_queue_return CASCADE;
+DELETE FROM schema_migration WHERE number = 7;
+
+-- name: no_queue
+-- No payout is queued for netting any more.
+DROP FUNCTION netting_queue_sweep, netting_queue_return CASCADE;
+
+-- name: net_all
+-- Runs of 100,000 payouts that took, long ago, all that was waiting.
+CREATE TEMPORARY TABLE netted ON COMMIT DROP AS
+SELECT i.*, 'nte_' || left(encode(sha256((run || i.connect_account_id)::bytea), 'hex'), 28) AS entry
+FROM (
+    SELECT payout_id, connect_account_id, amount_minor, at,
+        'nrun_' || (row_number() OVER (ORDER BY at, payout_id) - 1) / 100000 AS run
+    FROM netting_item
+) AS i;
+INSERT INTO netting_run
+    (run_id, idempotency_key, request_hash, asked_hash, currency, selection_before,
+     source_clearing_domain, target_clearing_domain, status, candidate_count, applied_count,
+     failed_count, total_amount_minor, created_at, updated_at, report_hash, completed_at,
+     is_scheduled)
+SELECT run, 'key:' || run, run, run, 'USD', max(at), 'clawsettle.payouts', 'clawsettle.netting',
+    'applied', count(*), count(DISTINCT entry), 0, sum(amount_minor), max(at), max(at), run,
+    max(at), false
+FROM netted GROUP BY run;
+INSERT INTO netting_entry
+    (entry_id, run_id, connect_account_id, currency, amount_minor, payout_ids,
+     compensated_payout_ids, status, created_at, updated_at, attempts, ledger_event_id, applied_at)
+SELECT entry, run, connect_account_id, 'USD', sum(amount_minor), array_agg(payout_id), '{}',
+    'applied', max(at), max(at), 1, 'evt_' || entry, max(at)
+FROM netted GROUP BY run, entry, connect_account_id;
+UPDATE netting_item AS i SET run_id = n.run, entry_id = n.entry
+FROM netted AS n WHERE i.payout_id = n.payout_id;

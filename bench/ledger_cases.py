@@ -117,6 +117,18 @@ async def funded_book(bench: Bench, name: str) -> AsyncIterator[Database]:
         yield database
 
 
+async def fund_clearing(database: Database, domain: str, amount_minor: int) -> None:
+    """Move money of one account of a funded book, which has 10**9, to a clearing account."""
+    order = {
+        "idempotency_key": f"bench:fund:{domain}",
+        "currency": CURRENCY,
+        "from": {"account": did(0), "bucket": "A"},
+        "to": {"account": f"clearing:{domain}", "bucket": "A"},
+        "amount_minor": str(amount_minor),
+    }
+    await _write(database, [parse_transfer(order, currency=CURRENCY)])
+
+
 def _payin(number: int) -> Command:
     body = {
         "provider": "bench",

@@ -40,8 +40,15 @@ class Daemon:
 
     def rss_mb(self) -> float:
         """Return how much memory the daemon holds, in MB (10**6 bytes)."""
+        return self._memory_mb("VmRSS:")
+
+    def peak_rss_mb(self) -> float:
+        """Return the most that it has ever held, in MB."""
+        return self._memory_mb("VmHWM:")
+
+    def _memory_mb(self, name: str) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+        return int(status.partition(name)[2].split()[0]) * 1024 / 1e6
 
 
 @asynccontextmanager

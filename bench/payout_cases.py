@@ -17,9 +17,9 @@ from clawsettle.domain.accounts import account_ids
 from clawsettle.sandbox.stripe_objects import stripe_id
 
 ACCOUNTS = 1000
-_PER_SECOND = {1: 150, 16: 600, 64: 800}
-_DIDS = {account_ids(did(number))[0]: did(number) for number in range(ACCOUNTS)}
-_SETTINGS = {"SETTLE_ENV": "staging", "CLAWSETTLE_PAYOUTS__PROVIDER": "simulated"}
+PER_SECOND = {1: 150, 16: 600, 64: 800}
+DIDS = {account_ids(did(number))[0]: did(number) for number in range(ACCOUNTS)}
+SETTINGS = {"SETTLE_ENV": "staging", "CLAWSETTLE_PAYOUTS__PROVIDER": "simulated"}
 
 
 async def payouts(bench: Bench) -> Outcome:
@@ -46,11 +46,9 @@ async def payouts(bench: Bench) -> Outcome:
         ):
             database_name = f"payouts_{name.partition(' ')[0]}"
             database = await enter(funded_book(bench, database_name))
-            await onboard(database, _DIDS)
+            await onboard(database, DIDS)
             parties[name] = await enter(
-                daemon(
-                    bench.server, database, database_name, bench.scratch, {**_SETTINGS, **ledger}
-                )
+                daemon(bench.server, database, database_name, bench.scratch, {**SETTINGS, **ledger})
             )
         floors = {
             BARE: Job(bare[0], 1, 0, SECRET, ["acc_0"], pids=[bare[1]]),
@@ -64,9 +62,11 @@ async def payouts(bench: Bench) -> Outcome:
                 for name, job in floors.items():
                     await measure(name, evolve(job, concurrency=concurrency, seconds=bench.seconds))
                 for name, running in parties.items():
-                    job = _job(running, concurrency, int(_PER_SECOND[concurrency] * bench.seconds))
+                    job = creation(
+                        running, concurrency, int(PER_SECOND[concurrency] * bench.seconds)
+                    )
                     await measure(f"created, {name}", job)
-                    await measure(f"paid, {name}", _paid(job))
+                    await measure(f"paid, {name}", payment(job))
             figures += [Figure(name, concurrency, found) for name, found in samples.items()]
         return Outcome(figures)
 
@@ -75,21 +75,21 @@ async def _measure(bench: Bench, samples: dict[str, list[Result]], name: str, jo
     samples.setdefault(name, []).append(await bench.measure(name, job))
 
 
-def _job(running: Daemon, concurrency: int, count: int) -> Job:
+def creation(running: Daemon, concurrency: int, count: int) -> Job:
     """Return the job of creating ``count`` payouts of a new series."""
     return Job(
         running.port,
         concurrency,
         0,
         SETTLE_KEY,
-        list(_DIDS),
+        list(DIDS),
         payouts=PayoutTraffic("create", stripe_id("x")),
         requests_max=count,
         pids=running.pids,
     )
 
 
-def _paid(job: Job) -> Job:
+def payment(job: Job) -> Job:
     """Return the job of saying that all payouts of a job are paid."""
     assert job.payouts is not None
     return evolve(job, secret=SECRET, payouts=evolve(job.payouts, kind="paid"))

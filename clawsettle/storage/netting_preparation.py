@@ -60,9 +60,7 @@ async def _store_entries(
     await transaction.fetch(_SQL["insert_entries"], entries)
     sweeps = {payout_id: entry.entry_id for entry in planned for payout_id in entry.payout_ids}
     returns = {
-        payout_id: entry.entry_id
-        for entry in planned
-        for payout_id in entry.compensated_payout_ids
+        payout_id: entry.entry_id for entry in planned for payout_id in entry.compensated_payout_ids
     }
     for direction, links in ((Direction.SWEEP, sweeps), (Direction.RETURN, returns)):
         await transaction.fetch(_SQL["link"], run.run_id, direction, compact_json(links))

@@ -16,6 +16,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from clawsettle.actors.netting_runner import NettingRunner
+from clawsettle.config import Settings
 from clawsettle.daemon.composition import open_ledger
 from clawsettle.daemon.netting_parts import assemble_netting
 from clawsettle.domain.errors import ClawsettleError
@@ -33,15 +34,9 @@ from tests.storage.test_ledger_stateful import EMPTY as EMPTY_LEDGER
 from tests.storage.whole_book import ALICE, moved, settled
 
 EXAMPLES = int(os.environ.get("NETTING_EXAMPLES", "30"))
-QUICK = house.settings(
-    netting={
-        "lease_s": 0.6,
-        "transfer_timeout_s": 0.25,
-        "poll_s": 0.05,
-        "batch_max": 3,
-        "in_flight_max": 2,
-    }
-)
+SMALL = {"poll_s": 0.05, "batch_max": 3, "in_flight_max": 2}
+HASTY = house.settings(netting={**SMALL, "lease_s": 0.6, "transfer_timeout_s": 0.25})
+PATIENT = house.settings(netting=SMALL)
 FUNDS_MINOR = 10**9
 # What an asker may be told; he asks again, or knows that somebody else was first.
 SAID = {
@@ -169,7 +164,9 @@ class World:
 
 
 @asynccontextmanager
-async def daemon(world: World, fate: Fate, life: trio.CancelScope) -> AsyncIterator[NettingRunner]:
+async def daemon(
+    world: World, configured: Settings, fate: Fate, life: trio.CancelScope
+) -> AsyncIterator[NettingRunner]:
     """A daemon that meets its fate."""
     numbers, commits = count(1), count(1)
 
@@ -184,9 +181,9 @@ async def daemon(world: World, fate: Fate, life: trio.CancelScope) -> AsyncItera
     async with open_database(world.url, pool_max=4) as database, trio.open_nursery() as nursery:
         lose_answers(database, lambda: next(commits) in fate.unheard)
         watch(database, visit)
-        ledger, keeper, _ = open_ledger(QUICK, database)
+        ledger, keeper, _ = open_ledger(configured, database)
         assert keeper is not None
-        runner = assemble_netting(QUICK, database, ledger).runner
+        runner = assemble_netting(configured, database, ledger).runner
         nursery.start_soon(keeper.run)
         nursery.start_soon(runner.run)
         yield runner
@@ -208,7 +205,7 @@ async def live(world: World, fate: Fate) -> None:
                 raise
 
     with trio.fail_after(30), trio.CancelScope() as life:
-        async with daemon(world, fate, life) as runner, trio.open_nursery() as asking:
+        async with daemon(world, HASTY, fate, life) as runner, trio.open_nursery() as asking:
             for wish in fate.wishes:
                 asking.start_soon(ask, runner, wish)
     world.deaths += life.cancelled_caught
@@ -221,7 +218,7 @@ async def end(world: World) -> None:
     """Let leases end; then have an operator mend what cannot mend itself, and net what waits."""
     await end_netting_leases(world.database)
     with trio.CancelScope() as life:
-        async with daemon(world, CALM, life) as runner:
+        async with daemon(world, PATIENT, CALM, life) as runner:
             await runs_at_rest(world.database)
             await world.check(at_rest=True)
             short_minor = sum(one.amount_minor for one in world.payouts)

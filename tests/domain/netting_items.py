@@ -1,4 +1,4 @@
-"""Payouts that wait to be netted, drawn at random or from a seed, and what a plan says as bytes."""
+"""Payouts that wait to be netted, drawn at random or from a seed, and what a run says as text."""
 
 import random
 from collections.abc import Sequence
@@ -7,8 +7,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from clawsettle.domain.canonical import canonical_json
+from clawsettle.domain.canonical import canonical_json, compact_json
 from clawsettle.domain.netting_plan import Direction, Item, Plan
+from clawsettle.domain.netting_reports import (
+    HASHED_HEAD,
+    csv_cells,
+    csv_columns,
+    hashed_tail,
+    report_row,
+    sent_head,
+)
+from clawsettle.domain.payout_reports import csv_lines
+from tests.domain.netting_cases import run
 
 NOON = datetime(2026, 2, 11, 12, tzinfo=UTC)
 ACCOUNTS = (
@@ -79,3 +89,18 @@ def text_of(plan: Plan) -> str:
             "total_amount_minor": str(plan.total_amount_minor),
         }
     )
+
+
+def reports_of(plan: Plan) -> str:
+    """What is hashed of a run that was prepared by a plan, what is sent of it, and its CSV."""
+    prepared = run(
+        candidate_count=plan.candidate_count,
+        total_amount_minor=plan.total_amount_minor,
+        selection_before=NOON,
+    )
+    rows = [report_row(planned.opened(prepared.run_id, NOON)) for planned in plan.entries]
+    hashed = HASHED_HEAD + ",".join(map(canonical_json, rows)) + hashed_tail(prepared)
+    sent = sent_head(prepared, NOON, {}) + ",".join(map(compact_json, rows))
+    columns = csv_columns(compensates=True)
+    csv = csv_lines([columns, *(csv_cells(row, columns) for row in rows)])
+    return f"{hashed}\n{sent}\n{csv}"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from clawsettle.domain.errors import ClawsettleError
 from clawsettle.domain.money import MINOR_MAX
 from clawsettle.domain.netting_plan import Direction, Item, Plan, plan_run
-from tests.domain.netting_items import NOON, item, items, seeded, text_of
+from tests.domain.netting_items import NOON, item, items, reports_of, seeded, text_of
 
 RUN_ID = "nrun_7f62d5fe77e066cd99eecc2bc7e4"
 ROOT = Path(__file__).parents[2]
@@ -154,10 +154,11 @@ def test_no_plan_has_a_sum_that_no_ledger_can_hold(found: list[Item]) -> None:
 SCRIPT = f"""
 import random, sys
 from clawsettle.domain.netting_plan import plan_run
-from tests.domain.netting_items import seeded, text_of
+from tests.domain.netting_items import reports_of, seeded, text_of
 items = seeded(2000)
 random.Random(sys.argv[1]).shuffle(items)
-sys.stdout.buffer.write(text_of(plan_run("{RUN_ID}", items)).encode())
+plan = plan_run("{RUN_ID}", items)
+sys.stdout.buffer.write((text_of(plan) + reports_of(plan)).encode())
 """
 
 
@@ -170,7 +171,7 @@ sys.stdout.buffer.write(text_of(plan_run("{RUN_ID}", items)).encode())
         ("random", "Asia/Kolkata", "de_DE@euro"),
     ],
 )
-def test_the_bytes_of_a_plan_do_not_depend_on_the_machine(
+def test_the_bytes_of_a_plan_and_of_its_reports_do_not_depend_on_the_machine(
     hash_seed: str, zone: str, locale: str
 ) -> None:
     there = {"PYTHONHASHSEED": hash_seed, "TZ": zone, "LC_ALL": locale, "LANG": locale}
@@ -181,4 +182,5 @@ def test_the_bytes_of_a_plan_do_not_depend_on_the_machine(
         capture_output=True,
         check=True,
     )
-    assert ended.stdout == text_of(plan_run(RUN_ID, seeded(2000))).encode()
+    plan = plan_run(RUN_ID, seeded(2000))
+    assert ended.stdout == (text_of(plan) + reports_of(plan)).encode()

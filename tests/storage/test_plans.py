@@ -131,3 +131,11 @@ async def test_a_filtered_page_of_payouts_enters_at_its_filter_and_its_cursor(
     index, key = walk
     assert f"Index Scan using {index}" in plan, plan
     assert f"Index Cond: (({key}) AND (ROW(created_at, payout_id) > " in plan, plan
+
+
+@pytest.mark.parametrize("name", ["link", "free_items"])
+async def test_many_items_of_netting_are_not_compared_with_each_other(
+    database_url: str, name: str
+) -> None:
+    plan = "\n".join(await plan_of(database_url, load_queries("netting")[name]))
+    assert "Join Filter" not in plan, plan
