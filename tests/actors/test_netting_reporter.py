@@ -264,8 +264,7 @@ async def keep_swept(house: House, entry: Entry) -> Run:
     await house.database.fetch(
         load_queries("netting")["link"],
         run.run_id,
-        entry.payout_ids,
-        ["sweep"] * len(entry.payout_ids),
-        [entry.entry_id] * len(entry.payout_ids),
+        "sweep",
+        json.dumps(dict.fromkeys(entry.payout_ids, entry.entry_id)),
     )
     return await end(house.database, run)

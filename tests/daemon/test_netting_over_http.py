@@ -23,7 +23,7 @@ from tests.clients.ledgers import FAULTS, ledger_port, remote
 from tests.daemon.netting_lives import runs_at_rest, watch
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, TARGET, cleared, paid, request, transfer
-from tests.storage.netting_books import end_netting_leases, netting_faults
+from tests.storage.netting_books import end_netting_leases, grow_quiet, netting_faults
 
 IDLE = settings(netting={"poll_s": 3600.0})
 WRITE_FAILED = faults.answering(500, b'{"code":"EVENT_WRITE_FAILED"}')
@@ -233,6 +233,7 @@ async def test_a_hanging_ledger_holds_up_no_run_for_longer_than_its_bounds(
         assert (run.status, run.failed_count) == (RunStatus.FAILED, 16)
         assert {entry.status for entry in await here.entries()} == {EntryStatus.UNKNOWN}
         here.tolls.befall()
+        await grow_quiet(here.books.database)
         assert (await here.execute()).status is RunStatus.APPLIED
         assert await cleared(here.books) == (0, 160)
 
@@ -358,6 +359,7 @@ async def test_after_a_bad_day_every_entry_has_moved_once(database_url: str, see
         here.tolls.befall(bad_day(), bad_day())
         for _ in range(4):
             await here.execute()
+            await grow_quiet(here.books.database)
             assert await netting_faults(here.books.database, at_rest=False) == []
         here.tolls.befall()
         assert (await here.execute()).status is RunStatus.APPLIED

@@ -327,9 +327,10 @@ async def test_applied_entries_are_summed_up_with_their_payouts(database_url: st
         await database.fetch(
             SQL["link"],
             run.run_id,
-            ids,
-            ["sweep"] * 3,
-            [entry.entry_id for entry in entries],
+            "sweep",
+            json.dumps(
+                {payout_id: entry.entry_id for payout_id, entry in zip(ids, entries, strict=True)}
+            ),
         )
         run = await end(database, run)
         assert await sums_of(database, run) == AppliedSums(3 * 2**62, 3 * 2**62, agree=True)
