@@ -111,11 +111,11 @@ async def _rounds(
     await site.net(payout_count, account_count)
     rounds_ms = [await site.net(payout_count, account_count) for _ in range(bench.rounds)]
     bench.say(f"  {_label(payout_count, account_count)}: {rounds_ms} ms")
-    return {"median_ms": median(rounds_ms), "rounds_ms": rounds_ms}
+    return {"median_ms": round(median(rounds_ms)), "rounds_ms": rounds_ms}
 
 
 def _label(payout_count: int, account_count: int) -> str:
-    return f"{payout_count:,} payouts, accounts: {account_count:,}"
+    return f"payouts {payout_count:,}, accounts {account_count:,}"
 
 
 async def _large(bench: Bench) -> Mapping[str, object]:
@@ -130,7 +130,7 @@ async def _large(bench: Bench) -> Mapping[str, object]:
             bench.say(f"  {_label(*LARGE)}: {taken_ms[-1]} ms, peak {peaks_mb[-1]} MB")
             await settle(site.running.database)
         return {
-            "median_ms": median(taken_ms),
+            "median_ms": round(median(taken_ms)),
             "rounds_ms": taken_ms,
             "idle_rss_mb": round(idle_mb, 1),
             "peak_rss_mb": peaks_mb,
@@ -174,13 +174,15 @@ async def _migration_and_history(bench: Bench) -> Mapping[str, object]:
         taken_ms: dict[str, list[float]] = {before: [] for before in sites}
         for turn in range(bench.rounds + 1):
             for before, site in sites.items():
-                spent_ms = await site.net(_AMID_HISTORY, _AMID_HISTORY)
+                run_ms = await site.net(_AMID_HISTORY, _AMID_HISTORY)
                 if turn:  # the first one warms up
-                    taken_ms[before].append(spent_ms)
+                    taken_ms[before].append(run_ms)
         return {
             "payouts": HISTORY_PAYOUTS,
             "migration_s": migration_s,
-            "median_ms_by_netted_before": {key: median(ms) for key, ms in taken_ms.items()},
+            "median_ms_by_netted_before": {
+                before: round(median(spent_ms)) for before, spent_ms in taken_ms.items()
+            },
             "rounds_ms": taken_ms,
         }
 

@@ -101,3 +101,9 @@ def database_name(postgres: Postgres) -> str:
 def database_url(postgres: Postgres, database_name: str) -> str:
     """The address of a migrated database."""
     return postgres.server.dsn_of(database_name)
+
+
+@pytest.fixture
+def other_database_url(postgres: Postgres) -> str:
+    """The address of a second migrated database."""
+    return postgres.server.dsn_of(postgres.create_database("migrated"))

@@ -21,6 +21,13 @@ async def paid(house: House, *payouts: tuple[str, str, int], **first: Any) -> li
 
     Their money lies in the clearing account; the accounts it came from are not told apart.
     """
+    made = await queue(house.database, *payouts, **first)
+    await fund(house, sum(payout.amount_minor for payout in made))
+    return made
+
+
+async def queue(database: Database, *payouts: tuple[str, str, int], **first: Any) -> list[Payout]:
+    """Keep the same payouts, without the money."""
     histories = [
         history(
             key,
@@ -30,8 +37,7 @@ async def paid(house: House, *payouts: tuple[str, str, int], **first: Any) -> li
         )
         for place, (key, account, amount_minor) in enumerate(payouts)
     ]
-    await keep(house.database, *histories)
-    await fund(house, sum(amount_minor for _, _, amount_minor in payouts))
+    await keep(database, *histories)
     return [one.payout for one in histories]
 
 

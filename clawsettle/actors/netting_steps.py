@@ -28,6 +28,7 @@ from clawsettle.domain.netting_transitions import (
 _log = structlog.get_logger(__name__)
 _NO_FUNDS = "INSUFFICIENT_FUNDS"
 _CONFLICT = 409
+_NOT_LET_IN = frozenset({401, 403})
 _NOT_APPLIED = "LEDGER_INGEST_FAILED"
 
 
@@ -105,7 +106,9 @@ def _is_last_word(outcome: LedgerRefusal | Unknown) -> bool:
     """Return whether nothing has moved; under a key in conflict there is something to look at."""
     if isinstance(outcome, Unknown):
         return not outcome.sent
-    return outcome.code == _NO_FUNDS or (outcome.final and outcome.ledger_status != _CONFLICT)
+    if outcome.ledger_status in _NOT_LET_IN or outcome.code == _NO_FUNDS:
+        return True
+    return outcome.final and outcome.ledger_status != _CONFLICT
 
 
 def _said(outcome: LedgerRefusal | Unknown) -> tuple[str, str]:

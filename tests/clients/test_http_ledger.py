@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from typing import Any
 
 import pytest
 import trio
@@ -27,12 +26,6 @@ async def free_port() -> int:
     port: int = listener.socket.getsockname()[1]
     await listener.aclose()
     return port
-
-
-@pytest.fixture
-def other_database_url(postgres: Any) -> str:
-    """The address of a second migrated database."""
-    return str(postgres.server.dsn_of(postgres.create_database("migrated")))
 
 
 async def test_the_request_is_what_the_contract_says() -> None:

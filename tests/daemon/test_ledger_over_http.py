@@ -4,7 +4,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -39,12 +38,6 @@ def bad_day(seed: int) -> Iterator[Fault]:
     drawn = random.Random(seed)
     for _ in range(FAULTY_REQUESTS):
         yield drawn.choice(_ANY_FAULT) if drawn.random() < 2 / 3 else faults.pass_on
-
-
-@pytest.fixture
-def other_database_url(postgres: Any) -> str:
-    """The address of a second migrated database."""
-    return str(postgres.server.dsn_of(postgres.create_database("migrated")))
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -247,7 +247,7 @@ def test_an_entry_may_be_moved_while_it_is_what_its_payouts_are() -> None:
     assert judge_entry(entry(), CHECK) == Claimed()
     both = entry(amount_minor=0, compensated_payout_ids=("pout_00002",))
     nothing = attrs.evolve(CHECK, item_count=2, items_minor=0, payouts_minor=0)
-    assert judge_entry(both, nothing) == Claimed()
+    assert judge_entry(both, nothing) == Moved(None)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,22 @@ lease_s = {LEASE_S}
 poll_s = 0.5
 retry_base_s = 1
 retry_max_s = 2
+[payouts]
+provider = "simulated"
+answer_deadline_s = {ANSWER_DEADLINE_S}
+step_timeout_s = 1.4
+lease_s = {LEASE_S}
+poll_s = 0.5
+retry_base_s = 1
+retry_max_s = 2
+[netting]
+target_clearing_domains = ["torture.netting"]
+answer_deadline_s = {ANSWER_DEADLINE_S}
+transfer_timeout_s = 1.4
+lease_s = {LEASE_S}
+poll_s = 0.5
+in_flight_max = 4
+batch_max = 8
 [ledger]
 admin_keys = ["{LEDGER_KEY}"]
 bind = "127.0.0.1:{{ledger_port}}"

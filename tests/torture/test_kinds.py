@@ -14,9 +14,13 @@ from tests.torture.kinds import KINDS
 from tests.torture.round import Result, open_kind_site, run_round
 
 CONCURRENCY = 64
-CLIENTS = 32
-LEDGER_LOAD_S = 3.0
-HERE = [name for name, kind in KINDS.items() if kind.disk_bytes is None and name != "ledger"]
+CLIENTS, NETTING_CLIENTS = 32, 16
+LEDGER_LOAD_S = NETTING_LOAD_S = 3.0
+HERE = [
+    name
+    for name, kind in KINDS.items()
+    if kind.disk_bytes is None and name not in {"ledger", "netting"}
+]
 
 
 async def run(name: str, concurrency: int, load_s: float) -> Result:
@@ -36,6 +40,15 @@ async def test_two_ledgers_on_one_book_apply_each_key_once_though_one_is_killed(
     result = await run("ledger", CLIENTS, LEDGER_LOAD_S)
     assert result.problems == []
     assert result.counts.keys() >= set(EventType)
+
+
+async def test_two_daemons_net_each_payout_once_though_one_is_killed() -> None:
+    result = await run("netting", NETTING_CLIENTS, NETTING_LOAD_S)
+    assert result.problems == []
+    assert result.counts.keys() >= {
+        *(f"payout.{status}" for status in ("paid", "returned")),
+        *(f"netting.run.{status}" for status in ("running", "applied")),
+    }
 
 
 def test_a_full_disk_loses_nothing_either(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from tests.torture.audit import Audit, audit_events
 from tests.torture.ledger_audit import audit_orders
 from tests.torture.ledger_load import LedgerLoad
 from tests.torture.load import EventLoad, Load
-from tests.torture.site import ANSWER_DEADLINE_S, LEDGER_KEY, SECRET, Daemon
+from tests.torture.netting_audit import audit_netting
+from tests.torture.netting_load import NettingLoad
+from tests.torture.site import ADMIN_KEY, ANSWER_DEADLINE_S, LEDGER_KEY, SECRET, Daemon
 
 PATIENCE_S = 2 * ANSWER_DEADLINE_S
 AnyLoad = TypeVar("AnyLoad", bound=Load)
@@ -61,5 +63,18 @@ def _ledger_load(plan: Plan) -> LedgerLoad:
     )
 
 
+def _netting_load(plan: Plan) -> NettingLoad:
+    return NettingLoad(
+        addresses=[daemon.address for daemon in plan.daemons],
+        concurrency=plan.concurrency,
+        patience_s=PATIENCE_S,
+        key=ADMIN_KEY,
+        secret=SECRET,
+        account_ids=plan.account_ids,
+        seed=plan.seed,
+    )
+
+
 EVENTS = Traffic(_event_load, audit_events)
 ORDERS = Traffic(_ledger_load, audit_orders)
+NETTING = Traffic(_netting_load, audit_netting)
