@@ -139,10 +139,6 @@ DELETE FROM netting_report; DELETE FROM netting_run; DELETE FROM payout_audit; D
 """
 """Makes netting and its payouts what they were when they were installed."""
 END = "UPDATE netting_run SET due_at = now() WHERE due_at IS NOT NULL"
-QUIET = (
-    "UPDATE netting_entry SET unanswered_at = unanswered_at - interval '2 minutes',"
-    " doubt_at = doubt_at - interval '2 minutes'"
-)
 
 
 async def netting_faults(
@@ -163,6 +159,9 @@ async def end_netting_leases(database: Database) -> None:
     await database.fetch(END)
 
 
-async def grow_quiet(database: Database) -> None:
-    """Let the time pass in which what was never answered may still reach the ledger."""
-    await database.fetch(QUIET)
+async def age_doubts(database: Database) -> None:
+    """Let the minutes pass in which a request that was never answered may still arrive."""
+    await database.fetch(
+        "UPDATE netting_entry SET doubt_at = doubt_at - interval '10 minutes',"
+        " unanswered_at = unanswered_at - interval '10 minutes' WHERE doubt_at IS NOT NULL"
+    )
