@@ -199,7 +199,7 @@ async def test_a_success_about_something_else_is_no_success(name: str) -> None:
 async def test_a_ledger_that_is_not_there_is_unknown() -> None:
     async with ledger_at(f"http://127.0.0.1:{await free_port()}") as ledger:
         assert await ledger.ingest([SENT]) == [
-            Unknown("no answer from the ledger: no connection: ConnectionRefusedError")
+            Unknown("no answer from the ledger: no connection: ConnectionRefusedError", sent=False)
         ]
 
 
