@@ -17,12 +17,11 @@ from clawsettle.domain.errors import NotFoundError
 from clawsettle.domain.netting import Entry, Run
 from clawsettle.domain.payout_reports import ReportFormat
 from clawsettle.storage.netting_reports import NettingReports
-from clawsettle.storage.queries import load_queries
 from tests.clients.faulty import Wire, answering, faulty, hang
 from tests.clients.ledgers import ledger_at, ledger_port
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, TARGET, fail_late, fund, paid, request
-from tests.storage.netting_runs import end, keep, stored_entry, stored_run
+from tests.storage.netting_runs import end, keep, link, stored_entry, stored_run
 
 ALONE = settings(netting={"poll_s": 3600})
 
@@ -261,11 +260,5 @@ async def test_a_run_that_nobody_has_asked_for_has_no_report(database_url: str) 
 async def keep_swept(house: House, entry: Entry) -> Run:
     """Store a run that has ended, whose only entry says that it has moved its payouts."""
     await keep(house.database, run := stored_run(), [entry])
-    await house.database.fetch(
-        load_queries("netting")["link"],
-        run.run_id,
-        entry.payout_ids,
-        ["sweep"] * len(entry.payout_ids),
-        [entry.entry_id] * len(entry.payout_ids),
-    )
+    await link(house.database, entry)
     return await end(house.database, run)

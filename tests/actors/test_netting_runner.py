@@ -8,13 +8,14 @@ import trio
 from attrs import define, evolve, field
 
 from clawsettle.actors.netting_runner import NettingRunner
+from clawsettle.actors.netting_steps import NettingSteps
 from clawsettle.clients.ledger import Ledger
 from clawsettle.domain.errors import ConflictError, IllegalTransition, Overloaded, StorageError
 from clawsettle.domain.forwarding import Unknown
 from clawsettle.domain.ledger_orders import Applied, TransferOrder, TransferOutcome
-from clawsettle.domain.netting import Entry, RunStatus
-from clawsettle.domain.netting_transitions import Moved
-from clawsettle.storage.netting import Ask, LeasedRun
+from clawsettle.domain.netting import Entry, Run, RunStatus
+from clawsettle.domain.netting_transitions import EntryEvent, Moved
+from clawsettle.storage.netting import Ask, LeasedRun, LeaseLost
 from clawsettle.storage.netting_rows import read_entry
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, cleared, fail_late, links, paid, request, transfer
@@ -298,7 +299,7 @@ class Silent:
         raise AssertionError
 
 
-async def test_whoever_waits_for_a_run_is_told_when_the_runner_breaks(database_url: str) -> None:
+async def test_a_lease_that_cannot_be_renewed_ends_the_work_in_time(database_url: str) -> None:
     async with house_of_netting(database_url) as (house, runner), trio.open_nursery() as nursery:
         await paid(house, ("a", "acct_A", 200))
         silent = Silent()
@@ -316,5 +317,20 @@ async def test_whoever_waits_for_a_run_is_told_when_the_runner_breaks(database_u
             )
 
         nursery.start_soon(refuse_renewals)
+        with trio.fail_after(10), pytest.raises(LeaseLost):
+            await runner.execute(request("key"))
+
+
+class Broken(NettingSteps):
+    """Steps with a fault of ours in them."""
+
+    async def move(self, run: Run, entry: Entry) -> EntryEvent:
+        raise ZeroDivisionError(run.run_id, entry.entry_id)
+
+
+async def test_whoever_waits_for_a_run_is_told_when_the_runner_breaks(database_url: str) -> None:
+    async with house_of_netting(database_url) as (house, runner):
+        await paid(house, ("a", "acct_A", 200))
+        runner.steps = Broken(runner.steps.ledger, 5.0)
         with trio.fail_after(10), pytest.raises(StorageError):
             await runner.execute(request("key"))

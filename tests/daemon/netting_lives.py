@@ -22,7 +22,7 @@ from clawsettle.storage.queries import load_queries
 from tests.daemon.payout_lives import WRITE
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, TARGET, fail_late, fund
-from tests.storage.netting_books import end_netting_leases, netting_faults
+from tests.storage.netting_books import age_doubts, end_netting_leases, netting_faults
 from tests.storage.payout_histories import history, keep
 
 T = TypeVar("T")
@@ -230,19 +230,10 @@ async def release(act: Act) -> None:
                 return
             except ConflictError as error:
                 if error.code == "CONFLICT":
-                    await grow_old(act)
+                    await age_doubts(act.house.database)
                 await trio.sleep(0.01)
             else:
                 return
-
-
-async def grow_old(act: Act) -> None:
-    """Have every doubt be some minutes old."""
-    await act.house.database.fetch(
-        "UPDATE netting_entry SET doubt_at = doubt_at - interval '10 minutes'"
-        " WHERE run_id = $1 AND doubt_at IS NOT NULL",
-        act.request().run_id,
-    )
 
 
 async def release_failed(act: Act) -> None:

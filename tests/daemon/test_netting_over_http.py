@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count, repeat
 from random import Random
 
@@ -23,10 +24,11 @@ from tests.clients.ledgers import FAULTS, ledger_port, remote
 from tests.daemon.netting_lives import runs_at_rest, watch
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, TARGET, cleared, paid, request, transfer
-from tests.storage.netting_books import end_netting_leases, netting_faults
+from tests.storage.netting_books import age_doubts, end_netting_leases, netting_faults
 
 IDLE = settings(netting={"poll_s": 3600.0})
 WRITE_FAILED = faults.answering(500, b'{"code":"EVENT_WRITE_FAILED"}')
+RUN_ID = request("key_1").run_id
 UNAUTHORIZED = faults.answering(401, b'{"code":"UNAUTHORIZED"}')
 
 
@@ -233,8 +235,37 @@ async def test_a_hanging_ledger_holds_up_no_run_for_longer_than_its_bounds(
         assert (run.status, run.failed_count) == (RunStatus.FAILED, 16)
         assert {entry.status for entry in await here.entries()} == {EntryStatus.UNKNOWN}
         here.tolls.befall()
+        await age_doubts(here.books.database)
         assert (await here.execute()).status is RunStatus.APPLIED
         assert await cleared(here.books) == (0, 160)
+
+
+async def test_what_was_not_answered_is_not_sent_again_while_it_may_be_under_way(
+    database_url: str,
+) -> None:
+    """The ledger goes on with a request whose sender has hung up."""
+    released, done = trio.Event(), trio.Event()
+
+    async def dawdle(wire: Wire) -> None:
+        await released.wait()
+        await wire.deliver()
+        done.set()
+
+    async with site(database_url) as here:
+        await paid(here.books, ("a", "acct_A", 200))
+        here.tolls.befall([dawdle])
+        assert (await here.execute()).status is RunStatus.FAILED
+        for _ in range(2):
+            assert (await here.runner.resume(RUN_ID)).run.status is RunStatus.FAILED
+            assert (await here.entry()).status is EntryStatus.UNKNOWN
+        with pytest.raises(ConflictError):
+            await here.runner.release(RUN_ID)
+        assert set(here.tolls.asked.values()) == {1}
+        released.set()
+        await done.wait()
+        assert (await here.execute()).status is RunStatus.APPLIED
+        assert set(here.tolls.asked.values()) == {1}
+        assert await cleared(here.books) == (0, 200)
 
 
 async def test_another_transfer_under_its_key_is_never_taken_for_the_entrys_own(
@@ -261,7 +292,7 @@ async def test_another_transfer_under_its_key_is_never_taken_for_the_entrys_own(
             assert entry.status is EntryStatus.UNKNOWN
             assert "holds another transfer" in (entry.last_error_message or "")
         with pytest.raises(ConflictError):
-            await here.runner.release(request("key_1").run_id)
+            await here.runner.release(RUN_ID)
         assert set(here.tolls.asked.values()) == {1}
         assert await cleared(here.books) == (50, 150)
 
@@ -332,6 +363,34 @@ async def test_a_daemon_that_died_between_its_claim_and_the_ledger_leaves_nothin
         assert await cleared(books) == (0, 200)
 
 
+async def test_while_one_daemon_asks_for_an_entry_no_other_does(database_url: str) -> None:
+    reached, answered = trio.Event(), trio.Event()
+
+    async def hold(wire: Wire) -> None:
+        reached.set()
+        await answered.wait()
+        await pass_on(wire)
+
+    async with site(database_url) as here:
+        await paid(here.books, ("a", "acct_A", 200))
+        here.tolls.befall([hold])
+        async with (
+            daemon(database_url, here.books, here.tolls) as other,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(here.execute)
+            await reached.wait()
+            for someone in (here, other):
+                for ask in (someone.execute, partial(someone.runner.release, RUN_ID)):
+                    with pytest.raises(ConflictError) as refused:
+                        await ask()
+                    assert refused.value.code == "DUPLICATE_CONFLICT"
+                    assert refused.value.details == {"run_id": RUN_ID}
+            answered.set()
+        assert here.tolls.order == ["transfer"]
+        assert await cleared(here.books) == (0, 200)
+
+
 _ANY: tuple[Fault, ...] = (
     *FAULTS,
     WRITE_FAILED,
@@ -358,6 +417,7 @@ async def test_after_a_bad_day_every_entry_has_moved_once(database_url: str, see
         here.tolls.befall(bad_day(), bad_day())
         for _ in range(4):
             await here.execute()
+            await age_doubts(here.books.database)
             assert await netting_faults(here.books.database, at_rest=False) == []
         here.tolls.befall()
         assert (await here.execute()).status is RunStatus.APPLIED

@@ -28,7 +28,7 @@ from tests import house
 from tests.daemon.netting_lives import lose_answers, runs_at_rest, watch
 from tests.netting import SOURCE, TARGET, fail_late, request
 from tests.storage.books import done, faults
-from tests.storage.netting_books import EMPTY, end_netting_leases, netting_faults
+from tests.storage.netting_books import EMPTY, age_doubts, end_netting_leases, netting_faults
 from tests.storage.payout_histories import history, keep
 from tests.storage.test_ledger_stateful import EMPTY as EMPTY_LEDGER
 from tests.storage.whole_book import ALICE, moved, settled
@@ -225,9 +225,7 @@ async def end(world: World) -> None:
             await world.shift(ELSEWHERE, f"clearing:{SOURCE}", short_minor)
             for run_id in await failed(world):
                 await runner.resume(run_id)
-            await world.database.fetch(
-                "UPDATE netting_entry SET doubt_at = doubt_at - interval '10 minutes'"
-            )
+            await age_doubts(world.database)
             for run_id in await failed(world):
                 await runner.release(run_id)
             await runner.execute(request("last", limit=1000))

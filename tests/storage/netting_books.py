@@ -157,3 +157,11 @@ async def netting_faults(
 async def end_netting_leases(database: Database) -> None:
     """Let the time pass that runs are leased for."""
     await database.fetch(END)
+
+
+async def age_doubts(database: Database) -> None:
+    """Let the minutes pass in which a request that was never answered may still arrive."""
+    await database.fetch(
+        "UPDATE netting_entry SET doubt_at = doubt_at - interval '10 minutes',"
+        " unanswered_at = unanswered_at - interval '10 minutes' WHERE doubt_at IS NOT NULL"
+    )

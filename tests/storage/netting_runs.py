@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from clawsettle.domain.canonical import sha256_hex
+from clawsettle.domain.canonical import compact_json, sha256_hex
 from clawsettle.domain.netting import Entry, EntryStatus, Run, RunStatus, entry_id, entry_key
 from clawsettle.storage.bridge import Database, Transaction
 from clawsettle.storage.netting_reports import freeze_report
@@ -66,6 +66,13 @@ async def keep(database: Database, run: Run, entries: Sequence[Entry] = ()) -> N
     statements = load_queries("netting")
     await database.fetch(statements["insert_run"], [run_row(run)])
     await database.fetch(statements["insert_entries"], [entry_row(entry) for entry in entries])
+
+
+async def link(database: Database, *entries: Entry) -> None:
+    """Put the paid payouts of stored entries into them."""
+    for entry in entries:
+        entry_ids = compact_json(dict.fromkeys(entry.payout_ids, entry.entry_id))
+        await database.fetch(load_queries("netting")["link"], entry.run_id, "sweep", entry_ids)
 
 
 async def end(database: Database, run: Run, status: RunStatus = RunStatus.APPLIED) -> Run:

@@ -21,18 +21,17 @@ from clawsettle.storage.netting_reports import (
     NettingReports,
     ReadReport,
 )
-from clawsettle.storage.queries import load_queries
 from tests.storage import payout_histories
 from tests.storage.netting_runs import (
     MIDNIGHT,
     end,
     keep,
     keep_ended,
+    link,
     stored_entry,
     stored_run,
 )
 
-SQL = load_queries("netting")
 PUBLISHED = "a41d9b82b2efd4d2ef649d112e1ddb84e4de98844c88b8bdb351268396625f90"
 
 
@@ -324,13 +323,7 @@ async def test_applied_entries_are_summed_up_with_their_payouts(database_url: st
         ]
         failed = stored_entry(run, "acct_9", "p_9", status=EntryStatus.FAILED)
         await keep(database, run, [*entries, failed])
-        await database.fetch(
-            SQL["link"],
-            run.run_id,
-            ids,
-            ["sweep"] * 3,
-            [entry.entry_id for entry in entries],
-        )
+        await link(database, *entries)
         run = await end(database, run)
         assert await sums_of(database, run) == AppliedSums(3 * 2**62, 3 * 2**62, agree=True)
         # What one has too much, another has too little.

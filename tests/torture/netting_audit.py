@@ -9,14 +9,13 @@ import trio
 from clawsettle.storage.bridge import Database, Row
 from tests.netting import SOURCE
 from tests.storage.books import faults
-from tests.storage.netting_books import netting_faults
+from tests.storage.netting_books import age_doubts, netting_faults
 from tests.torture.audit import Audit, named
 from tests.torture.netting_load import FUNDS_MINOR, TARGETS, NettingLoad
 from tests.torture.site import LEASE_S, Daemon
 
 NETTED_MAX_S = 60.0
 _RESTING = ("paid", "failed", "returned")
-_GROW_OLD = "UPDATE netting_entry SET doubt_at = doubt_at - interval '10 minutes'"
 _GIVEN_BACK = ("failed", "returned")
 
 
@@ -26,7 +25,7 @@ async def audit_netting(
     """Have the rest netted, and compare answers, payouts, runs and balances; prove the book."""
     with trio.move_on_after(NETTED_MAX_S):
         while await load.net_the_rest():
-            await database.fetch(_GROW_OLD)
+            await age_doubts(database)
     payouts = await _resting(database)
     problems = named("without an answer", load.unanswered)
     problems += await _check_ends(database, load)
