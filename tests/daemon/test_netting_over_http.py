@@ -106,7 +106,7 @@ async def daemon(database_url: str, books: House, tolls: Tolls) -> AsyncIterator
 
 
 def netting_at(base_url: str) -> Settings:
-    quick = NettingSettings(poll_s=0.05, transfer_timeout_s=0.4, lease_s=3.0, in_flight_max=8)
+    quick = NettingSettings(poll_s=0.05, transfer_timeout_s=0.7, lease_s=3.0, in_flight_max=8)
     return attrs.evolve(remote(base_url), netting=quick)
 
 
