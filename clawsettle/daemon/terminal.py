@@ -41,6 +41,11 @@ def run_async(function: Callable[..., Any], *args: object) -> Any:
         if group.subgroup(KeyboardInterrupt) is None:
             raise
         raise KeyboardInterrupt from None
+    except trio.TrioInternalError as error:
+        # So does trio call it when Ctrl-C comes at an instant that it has not guarded.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from None
 
 
 def guarded(act: Callable[[], Any]) -> Any:

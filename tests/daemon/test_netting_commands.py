@@ -221,7 +221,7 @@ async def test_what_is_interrupted_goes_on_when_it_is_run_again(database_url: st
             process.send_signal(signal.SIGINT)
             _, stderr = await trio.to_thread.run_sync(process.communicate)
             release.set()
-        assert (process.returncode, stderr) == (130, b"")
+        assert (process.returncode, stderr.decode()) == (130, "")
         with trio.fail_after(30):
             while (done := await run(*words, environ=short)).returncode:
                 assert "somebody works on the netting run" in done.stderr
