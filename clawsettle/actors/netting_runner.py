@@ -58,6 +58,7 @@ class NettingRunner:
     """See the module.
 
     ``batch_max`` entries are claimed at a time, and ``in_flight_max`` of them asked for at once.
+    Without ``takes_over`` it works on what it is asked for alone.
     """
 
     runs: NettingRuns
@@ -66,6 +67,7 @@ class NettingRunner:
     batch_max: int
     in_flight_max: int
     poll_s: float
+    takes_over: bool = True
     name: str = field(default="netting_runner", init=False)
     lease_lost_count: int = field(default=0, init=False)
     _jobs: Mailbox[_Job] = field(init=False)
@@ -134,7 +136,8 @@ class NettingRunner:
         """Work until closed."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._timer.run, self._take_over)
+                if self.takes_over:
+                    nursery.start_soon(self._timer.run, self._take_over)
                 while jobs := await self._jobs.take(1):
                     nursery.start_soon(self._do, jobs[0])
         finally:

@@ -300,6 +300,8 @@ async def _working(settings: "Settings", database: "Database") -> "AsyncIterator
         if http_ledger is not None:
             stack.callback(http_ledger.close)
         runner = assemble_netting(settings, database, ledger).runner
+        # What it took over of itself it would leave half done when the command ends.
+        runner.takes_over = False
         actors = [Supervised(actor) for actor in (runner, keeper) if actor is not None]
         async with trio.open_nursery() as nursery:
             for supervised in reversed(actors):
