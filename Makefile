@@ -16,10 +16,10 @@ run: .venv/.runtime ## start the daemon with an embedded PostgreSQL and ledger, 
 test: .venv/.test ## run every test
 	$(BIN)/python -m pytest
 
-torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes 40 minutes
+torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes about 55 minutes
 	$(BIN)/python -m tests.torture
 
-bench: .venv/.test ## measure the main path and the ledger, about 40 minutes; ARGS="--only drain" and the like
+bench: .venv/.test ## measure the main path, the ledger, payouts and netting, about 50 minutes; ARGS="--only drain" and the like
 	$(BIN)/python -m bench $(ARGS)
 
 lint: .venv/.test ## style, types and the import rules
