@@ -4,6 +4,7 @@ Errors are one line each on stderr. Exit codes: 0 done, 1 it failed or was refus
 or the configuration is wrong.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,17 +36,27 @@ def run_async(function: Callable[..., Any], *args: object) -> Any:
     """
     import trio
 
-    try:
-        return guarded(lambda: trio.run(function, *args, strict_exception_groups=True))
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is None:
-            raise
-        raise KeyboardInterrupt from None
-    except trio.TrioInternalError as error:
-        # So does trio call it when Ctrl-C comes at an instant that it has not guarded.
-        if not isinstance(error.__cause__, KeyboardInterrupt):
-            raise
-        raise KeyboardInterrupt from None
+    return guarded(
+        lambda: trio.run(_until_interrupted, function, args, strict_exception_groups=True)
+    )
+
+
+async def _until_interrupted(function: Callable[..., Any], args: Sequence[object]) -> Any:
+    """Cancel what is under way at Ctrl-C, which so comes at a checkpoint and nowhere in between."""
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def heed() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(heed)
+            result = await function(*args)
+            nursery.cancel_scope.cancel()
+            return result
+    raise KeyboardInterrupt
 
 
 def guarded(act: Callable[[], Any]) -> Any:

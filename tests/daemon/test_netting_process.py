@@ -289,7 +289,8 @@ async def test_sigterm_leaves_a_long_run_to_another_daemon_at_once(
     slow: Mapping[str, str] = {
         "CLAWSETTLE_DAEMON__DRAIN_S": str(drain_s),
         "CLAWSETTLE_NETTING__LEASE_S": "600",
-        "CLAWSETTLE_NETTING__ANSWER_DEADLINE_S": "2",
+        # What a stop waits for first are requests; the run must not end meanwhile.
+        "CLAWSETTLE_NETTING__ANSWER_DEADLINE_S": "0.1",
     }
     async with open_database(database_url) as database, httpx.AsyncClient(timeout=30) as client:
         caller = Caller(client, database)
