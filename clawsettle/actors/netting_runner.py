@@ -128,10 +128,6 @@ class NettingRunner:
             )
         return run
 
-    def ring(self) -> None:
-        """Have it look for runs soon that nobody works on."""
-        self._timer.ring()
-
     async def run(self) -> None:
         """Work until closed."""
         try:
