@@ -197,6 +197,14 @@ class RetryPolicy:
     attempts_max: int
     age_max_s: int
 
+    def limit_reached(self, attempts: int, age_s: float) -> str:
+        """Return which limit has ended a row, as the end of its message; blank while none has."""
+        if attempts >= self.attempts_max:
+            return f"; given up after attempts_max ({self.attempts_max}) attempts"
+        if age_s >= self.age_max_s:
+            return f"; given up after age_max_s ({self.age_max_s}) seconds"
+        return ""
+
 
 @frozen
 class AttemptResult:
@@ -310,7 +318,7 @@ def judge(
             settlement_id=outcome.settlement_id,
         )
     final = _is_final(outcome)
-    limit = "" if final else _limit_reached(attempts, age_s, policy)
+    limit = "" if final else policy.limit_reached(attempts, age_s)
     gives_up = final or limit != ""
     return AttemptResult(
         next_state(state, GaveUp() if gives_up else FellThrough()),
@@ -330,15 +338,6 @@ def _error_code(outcome: AttemptOutcome) -> str:
 
 def _is_final(outcome: AttemptOutcome) -> bool:
     return isinstance(outcome, Unreadable) or (isinstance(outcome, Refused) and outcome.final)
-
-
-def _limit_reached(attempts: int, age_s: float, policy: RetryPolicy) -> str:
-    """Return which limit has ended a row, as the end of its message; blank while none has."""
-    if attempts >= policy.attempts_max:
-        return f"; given up after attempts_max ({policy.attempts_max}) attempts"
-    if age_s >= policy.age_max_s:
-        return f"; given up after age_max_s ({policy.age_max_s}) seconds"
-    return ""
 
 
 def _blame(outcome: AttemptOutcome) -> Blame:
