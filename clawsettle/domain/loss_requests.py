@@ -12,7 +12,15 @@ from attrs import frozen
 from clawsettle.domain.canonical import canonical_json, sha256_hex
 from clawsettle.domain.errors import CallerError, ConflictError
 from clawsettle.domain.instants import iso_instant
-from clawsettle.domain.loss_events import CURRENCY, LossEvent, Severity, Target, loss_event_id
+from clawsettle.domain.loss_events import (
+    CURRENCY,
+    LossEvent,
+    Operation,
+    Resolution,
+    Severity,
+    Target,
+    loss_event_id,
+)
 
 DEFAULT_TARGETS = (Target.LEDGER, Target.CLAWINSURE, Target.CLAWINCOME)
 
@@ -109,3 +117,56 @@ class ResolveRequest:
     idempotency_key: str
     reason: str | None
     fault: CallerError | None = None
+
+    def conflict_with(self, resolution: Resolution) -> ConflictError | None:
+        """Return why a resolution of the key or of the event is not what is asked for, if so."""
+        if resolution.idempotency_key != self.idempotency_key:
+            return ConflictError(
+                "the loss event was resolved under another idempotency key",
+                code="IDEMPOTENCY_CONFLICT",
+                details={
+                    "loss_event_id": self.loss_event_id,
+                    "existing_resolution_id": resolution.resolution_id,
+                    "existing_idempotency_key": resolution.idempotency_key,
+                },
+            )
+        is_same = (resolution.loss_event_id, resolution.reason) == (self.loss_event_id, self.reason)
+        if is_same:
+            return None
+        return ConflictError(
+            "the idempotency key was used for another resolution",
+            code="IDEMPOTENCY_CONFLICT",
+            details={
+                "idempotency_key": self.idempotency_key,
+                "existing_resolution_id": resolution.resolution_id,
+                "existing_loss_event_id": resolution.loss_event_id,
+            },
+        )
+
+
+@frozen
+class RetryRequest:
+    """An order to make deliveries now: those that are due, up to ``limit``, or those of an event.
+
+    ``force`` is for those of one event, and makes them before their time.
+    """
+
+    operation: Operation
+    limit: int
+    loss_event_id: str | None = None
+    force: bool = False
+
+
+@frozen
+class RequeueRequest:
+    """An order to bring back what has ended: one delivery, those of an event, or those of a target.
+
+    The first of ``outbox_id``, ``loss_event_id`` and ``target`` that is there says which; the
+    others, and ``operation``, narrow it. ``limit`` bounds how many.
+    """
+
+    limit: int
+    outbox_id: str | None = None
+    loss_event_id: str | None = None
+    target: Target | None = None
+    operation: Operation | None = None
