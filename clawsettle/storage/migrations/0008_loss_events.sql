@@ -22,9 +22,6 @@ CREATE TABLE loss_event (
     created_at        timestamptz NOT NULL,
     updated_at        timestamptz NOT NULL,
     last_forwarded_at timestamptz,
-    CONSTRAINT loss_event_pk PRIMARY KEY (loss_event_id),
-    CONSTRAINT loss_event_key_once UNIQUE (idempotency_key),
-    CONSTRAINT loss_event_source_once UNIQUE (source_event_id, source_service),
     CONSTRAINT loss_event_amount_positive CHECK (amount_minor > 0),
     CONSTRAINT loss_event_severity_known
         CHECK (severity IN ('low', 'medium', 'high', 'critical')),
@@ -58,11 +55,6 @@ CREATE TABLE loss_resolution (
     updated_at        timestamptz NOT NULL,
     last_forwarded_at timestamptz,
     resolved_at       timestamptz,
-    CONSTRAINT loss_resolution_pk PRIMARY KEY (loss_event_id),
-    CONSTRAINT loss_resolution_id_once UNIQUE (resolution_id),
-    CONSTRAINT loss_resolution_key_once UNIQUE (idempotency_key),
-    CONSTRAINT loss_resolution_event_fk FOREIGN KEY (loss_event_id)
-        REFERENCES loss_event (loss_event_id),
     CONSTRAINT loss_resolution_status_known CHECK (
         status IN ('recorded', 'processing', 'partially_forwarded', 'forwarded', 'failed')
     ),
@@ -89,10 +81,6 @@ CREATE TABLE loss_delivery (
     last_error_message text,
     last_attempted_at  timestamptz,
     forwarded_at       timestamptz,
-    CONSTRAINT loss_delivery_pk PRIMARY KEY (loss_event_id, operation, target),
-    CONSTRAINT loss_delivery_id_once UNIQUE (delivery_id),
-    CONSTRAINT loss_delivery_event_fk FOREIGN KEY (loss_event_id)
-        REFERENCES loss_event (loss_event_id),
     CONSTRAINT loss_delivery_operation_known CHECK (operation IN ('apply', 'resolve')),
     CONSTRAINT loss_delivery_target_known CHECK (
         target IN ('ledger', 'escrow', 'clawinsure', 'clawincome', 'clawbounties')
@@ -128,8 +116,7 @@ CREATE INDEX loss_delivery_by_state
     ON loss_delivery (operation, state, created_at DESC, delivery_id DESC);
 CREATE INDEX loss_delivery_by_target
     ON loss_delivery (operation, target, created_at DESC, delivery_id DESC);
-CREATE INDEX loss_delivery_troubles ON loss_delivery (state, target)
-    WHERE state IN ('waiting', 'failed', 'dead');
+CREATE INDEX loss_delivery_dead ON loss_delivery (target, delivery_id) WHERE state = 'dead';
 
 CREATE TABLE loss_escrow (
     escrow_id text NOT NULL,
@@ -137,3 +124,21 @@ CREATE TABLE loss_escrow (
 );
 COMMENT ON TABLE loss_escrow IS
     'one row an escrow, locked while it is decided whose its hold is; it says nothing itself';
+
+-- Keys come after the indexes of lists: a statement that is planned on empty tables takes the newest
+-- of the indexes that cost the same there, and ids are to be looked up by their own.
+ALTER TABLE loss_event
+    ADD CONSTRAINT loss_event_source_once UNIQUE (source_event_id, source_service),
+    ADD CONSTRAINT loss_event_key_once UNIQUE (idempotency_key),
+    ADD CONSTRAINT loss_event_pk PRIMARY KEY (loss_event_id);
+ALTER TABLE loss_resolution
+    ADD CONSTRAINT loss_resolution_id_once UNIQUE (resolution_id),
+    ADD CONSTRAINT loss_resolution_key_once UNIQUE (idempotency_key),
+    ADD CONSTRAINT loss_resolution_pk PRIMARY KEY (loss_event_id),
+    ADD CONSTRAINT loss_resolution_event_fk FOREIGN KEY (loss_event_id)
+        REFERENCES loss_event (loss_event_id);
+ALTER TABLE loss_delivery
+    ADD CONSTRAINT loss_delivery_pk PRIMARY KEY (loss_event_id, operation, target),
+    ADD CONSTRAINT loss_delivery_id_once UNIQUE (delivery_id),
+    ADD CONSTRAINT loss_delivery_event_fk FOREIGN KEY (loss_event_id)
+        REFERENCES loss_event (loss_event_id);
