@@ -34,12 +34,11 @@ CREATE TABLE loss_event (
 );
 COMMENT ON COLUMN loss_event.metadata IS
     'the caller''s object with the overlays, as JSON text: what is sent is what was given';
-CREATE INDEX loss_event_newest ON loss_event (created_at DESC, loss_event_id DESC);
 CREATE INDEX loss_event_by_status ON loss_event (status, created_at DESC, loss_event_id DESC);
+CREATE INDEX loss_event_by_service
+    ON loss_event (source_service, status, created_at DESC, loss_event_id DESC);
 CREATE INDEX loss_event_by_account
     ON loss_event (account_id, created_at DESC, loss_event_id DESC) WHERE account_id IS NOT NULL;
-CREATE INDEX loss_event_by_service
-    ON loss_event (source_service, created_at DESC, loss_event_id DESC);
 
 CREATE TABLE loss_resolution (
     loss_event_id     text        COLLATE "C" NOT NULL,
@@ -111,12 +110,7 @@ CREATE INDEX loss_delivery_due ON loss_delivery (target, due_at, delivery_id)
     WHERE due_at IS NOT NULL;
 CREATE INDEX loss_delivery_by_escrow ON loss_delivery (escrow_id) WHERE escrow_id IS NOT NULL;
 CREATE INDEX loss_delivery_newest
-    ON loss_delivery (operation, created_at DESC, delivery_id DESC);
-CREATE INDEX loss_delivery_by_state
-    ON loss_delivery (operation, state, created_at DESC, delivery_id DESC);
-CREATE INDEX loss_delivery_by_target
-    ON loss_delivery (operation, target, created_at DESC, delivery_id DESC);
-CREATE INDEX loss_delivery_dead ON loss_delivery (target, delivery_id) WHERE state = 'dead';
+    ON loss_delivery (operation, target, state, created_at DESC, delivery_id DESC);
 
 CREATE TABLE loss_escrow (
     escrow_id text NOT NULL,
@@ -142,3 +136,4 @@ ALTER TABLE loss_delivery
     ADD CONSTRAINT loss_delivery_id_once UNIQUE (delivery_id),
     ADD CONSTRAINT loss_delivery_event_fk FOREIGN KEY (loss_event_id)
         REFERENCES loss_event (loss_event_id);
+CREATE INDEX loss_delivery_dead ON loss_delivery (target, delivery_id) WHERE state = 'dead';
