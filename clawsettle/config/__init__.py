@@ -1,8 +1,9 @@
 """Settings: clawsettle.toml, the environment and credential files become frozen classes.
 
 `load` reads, `serving_problems`, `production_problems` and `describe` report, `Settings` is what
-the other rooms are given, and `netting_defaults` what of it netting requests are read with. Nothing
-outside this room reads a file or the environment for its configuration.
+the other rooms are given, `netting_defaults` what of it netting requests are read with, and
+`target_addresses` where loss events are told. Nothing outside this room reads a file or the
+environment for its configuration.
 """
 
 from clawsettle.config.address import Address
@@ -15,6 +16,7 @@ from clawsettle.config.report import (
     netting_problems,
     production_problems,
     serving_problems,
+    target_warnings,
 )
 from clawsettle.config.secret import Secret, matches_any
 from clawsettle.config.settings import (
@@ -26,12 +28,15 @@ from clawsettle.config.settings import (
     ForwardingSettings,
     LedgerSettings,
     LogSettings,
+    LossEventSettings,
     NettingSettings,
     PayoutSettings,
     Settings,
     StripeSettings,
+    TargetSettings,
     netting_defaults,
 )
+from clawsettle.config.targets import TargetAddress, target_addresses
 
 __all__ = [
     "Address",
@@ -45,12 +50,15 @@ __all__ = [
     "LedgerSettings",
     "Loaded",
     "LogSettings",
+    "LossEventSettings",
     "NettingSettings",
     "PayoutSettings",
     "Row",
     "Secret",
     "Settings",
     "StripeSettings",
+    "TargetAddress",
+    "TargetSettings",
     "describe",
     "http_ledger_problems",
     "load",
@@ -59,4 +67,6 @@ __all__ = [
     "netting_problems",
     "production_problems",
     "serving_problems",
+    "target_addresses",
+    "target_warnings",
 ]

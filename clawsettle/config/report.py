@@ -7,6 +7,7 @@ import attrs
 from clawsettle.config.load import Loaded
 from clawsettle.config.settings import Settings, netting_defaults
 from clawsettle.config.sources import catalogue, generic_name
+from clawsettle.domain.loss_events import Target
 
 _SERVING_NEEDS = ("database.url", "stripe.webhook_secrets", "admin.keys", "ledger.admin_keys")
 _HTTP_LEDGER_NEEDS = ("ledger.base_url", "ledger.admin_keys")
@@ -79,6 +80,24 @@ def production_problems(settings: Settings) -> list[str]:
             'payouts.provider: "simulated" pays nobody, so stripe.environment must be "staging"'
         ]
     return []
+
+
+def target_warnings(settings: Settings) -> list[str]:
+    """List the targets of loss events of which only the address or only the key is set.
+
+    Loss events are recorded nevertheless, and what is meant for such a target waits.
+    Source: loss-events 1, 10 (10).
+    """
+    halves = [
+        (target, _missing(settings, (f"targets.{target}_base_url", f"targets.{target}_keys")))
+        for target in Target
+        if target is not Target.LEDGER
+    ]
+    return [
+        f"{missing[0]}; until then what is meant for {target} waits"
+        for target, missing in halves
+        if len(missing) == 1
+    ]
 
 
 def describe(loaded: Loaded) -> list[Row]:

@@ -9,7 +9,7 @@ clawsettle.toml: nothing else has to change.
 # ruff: noqa: RUF009 - the calls in the class bodies declare attrs fields, not shared defaults
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -61,6 +61,10 @@ def _is_api_key(key: str) -> bool:
 
 def _is_clearing_domain(domain: str) -> bool:
     return domain.isprintable() and account_ref(f"clearing:{domain}") is not None
+
+
+def _service_url(env: str | None = None) -> Any:
+    return text(None, _SERVICE_URL, is_service_url, env=env, clean=without_last_slash)
 
 
 def _check_half_of_lease(key: str, timeout_s: float, section: str, lease_s: float) -> None:
@@ -147,7 +151,7 @@ class StripeSettings:
         _is_api_key,
         lambda _key: "hidden (1 set)",
     )
-    api_base_url: str | None = text(None, _SERVICE_URL, is_service_url, clean=without_last_slash)
+    api_base_url: str | None = _service_url()
     connect_timeout_s: float = seconds(3.0, 0.01, 300)
     api_timeout_s: float = seconds(8.0, 0.01, 600)
 
@@ -191,13 +195,7 @@ class LedgerSettings:
     """
 
     mode: Literal["embedded", "http"] = choice("embedded", "http", default="embedded")
-    base_url: str | None = text(
-        None,
-        _SERVICE_URL,
-        is_service_url,
-        env="LEDGER_BASE_URL",
-        clean=without_last_slash,
-    )
+    base_url: str | None = _service_url("LEDGER_BASE_URL")
     # LEDGER_ADMIN_KEY is one key, commas and all: the contract rotates through the JSON array.
     admin_keys: tuple[Secret, ...] = secrets(
         EnvName("LEDGER_ADMIN_KEY", "whole"), EnvName("LEDGER_ADMIN_KEYS_JSON", "json")
@@ -285,6 +283,54 @@ class NettingSettings:
 
 
 @attrs.frozen(kw_only=True)
+class LossEventSettings:
+    """``[loss_events]``: who may read loss events, and how they reach their targets.
+
+    ``retry_base_s`` above ``retry_max_s`` is allowed: the delay is then ``retry_max_s``.
+    Raises: KeyProblem unless ``attempt_timeout_s`` is shorter than half of ``lease_s``.
+    """
+
+    read_tokens: tuple[Secret, ...] = secrets(EnvName("SETTLE_LOSS_READ_TOKEN"))
+    attempt_timeout_s: float = seconds(10.0, 0.01, 600)
+    connect_timeout_s: float = seconds(3.0, 0.01, 300)
+    lease_s: float = seconds(30.0, 0.02, 3600)
+    retry_batch_limit: int = whole(25, 1, 500, "deliveries", env="LOSS_FORWARD_RETRY_BATCH_LIMIT")
+    retry_base_s: int = whole(15, 1, _DAY_S, "seconds")
+    retry_max_s: int = whole(300, 1, _DAY_S, "seconds")
+    attempts_max: int = whole(1000, 1, 1_000_000, "attempts")
+    age_max_s: int = whole(604_800, 1, 31_536_000, "seconds")
+    alert_after_s: int = whole(900, 1, 31_536_000, "seconds")
+    retry_budget_s: float = seconds(20.0, 0.01, 600)
+    poll_s: float = seconds(2.0, 0.01, 3600)
+    in_flight_max: int = whole(32, 1, 10_000, "attempts")
+    mailbox_max: int = whole(2000, 1, 1_000_000, "messages")
+    breaker_failures_max: int = whole(5, 1, 10_000, "failures")
+    breaker_open_s: float = seconds(15.0, 0.01, 3600)
+
+    def __attrs_post_init__(self) -> None:
+        _check_half_of_lease(
+            "attempt_timeout_s", self.attempt_timeout_s, "loss_events", self.lease_s
+        )
+
+
+@attrs.frozen(kw_only=True)
+class TargetSettings:
+    """``[targets]``: where loss events are told, besides the ledger, and with which key.
+
+    A target of which either is missing is not configured: what is meant for it waits.
+    """
+
+    escrow_base_url: str | None = _service_url("ESCROW_BASE_URL")
+    escrow_keys: tuple[Secret, ...] = secrets(EnvName("ESCROW_RISK_KEY", "whole"))
+    clawinsure_base_url: str | None = _service_url("CLAWINSURE_BASE_URL")
+    clawinsure_keys: tuple[Secret, ...] = secrets(EnvName("INSURE_RISK_KEY", "whole"))
+    clawincome_base_url: str | None = _service_url("CLAWINCOME_BASE_URL")
+    clawincome_keys: tuple[Secret, ...] = secrets(EnvName("INCOME_RISK_KEY", "whole"))
+    clawbounties_base_url: str | None = _service_url("CLAWBOUNTIES_BASE_URL")
+    clawbounties_keys: tuple[Secret, ...] = secrets(EnvName("BOUNTIES_RISK_KEY", "whole"))
+
+
+@attrs.frozen(kw_only=True)
 class DeliveryLogSettings:
     """``[delivery_log]``: the record of every webhook delivery."""
 
@@ -296,7 +342,7 @@ class Settings:
     """The whole configuration; ``Settings()`` is all defaults.
 
     A value made in code passes the same rules as one that was read. Raises: KeyProblem.
-    Source: webhook-forwarding 2, W21; ledger-api 1; payouts 1; netting 1.
+    Source: webhook-forwarding 2, W21; ledger-api 1; payouts 1; netting 1; loss-events 1.
     """
 
     daemon: DaemonSettings = attrs.field(factory=DaemonSettings)
@@ -309,6 +355,8 @@ class Settings:
     ledger: LedgerSettings = attrs.field(factory=LedgerSettings)
     payouts: PayoutSettings = attrs.field(factory=PayoutSettings)
     netting: NettingSettings = attrs.field(factory=NettingSettings)
+    loss_events: LossEventSettings = attrs.field(factory=LossEventSettings)
+    targets: TargetSettings = attrs.field(factory=TargetSettings)
     delivery_log: DeliveryLogSettings = attrs.field(factory=DeliveryLogSettings)
 
 

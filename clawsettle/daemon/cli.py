@@ -17,6 +17,7 @@ from clawsettle.daemon.terminal import (
     ConfigOption,
     JsonOption,
     StateDirOption,
+    complain,
     fail,
     guarded,
     print_json,
@@ -169,9 +170,16 @@ def migrate(
 def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show every setting with its value and where it comes from, and all problems at once.
 
-    Secrets are hidden. Exit code 2 when a daemon could not start with this configuration.
+    Secrets are hidden. Exit code 2 when a daemon could not start with this configuration. What it
+    could start with, and is likely not meant, is said as well.
     """
-    from clawsettle.config import describe, load, production_problems, serving_problems
+    from clawsettle.config import (
+        describe,
+        load,
+        production_problems,
+        serving_problems,
+        target_warnings,
+    )
 
     try:
         loaded = load(config, environ=os.environ)
@@ -179,6 +187,7 @@ def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
         fail(error.problems, EXIT_USAGE)
     rows = describe(loaded)
     problems = [*serving_problems(loaded.settings), *production_problems(loaded.settings)]
+    warnings = target_warnings(loaded.settings)
     if json:
         print_json(
             {
@@ -186,10 +195,13 @@ def check(*, config: ConfigOption = None, json: JsonOption = False) -> None:
                     {"key": row.key, "value": row.value, "origin": row.origin} for row in rows
                 ],
                 "problems": problems,
+                "warnings": warnings,
             }
         )
     else:
         print_table(("setting", "value", "from"), [(r.key, r.value, r.origin) for r in rows])
+    for warning in warnings:
+        complain(f"warning: {warning}")
     if problems:
         fail(problems, EXIT_USAGE)
 

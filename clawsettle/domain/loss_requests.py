@@ -22,6 +22,7 @@ from clawsettle.domain.loss_events import (
     CURRENCY,
     LossEvent,
     Operation,
+    Resolution,
     Severity,
     Target,
     bounty_of,
@@ -139,6 +140,31 @@ class ResolveRequest:
     reason: str | None
     fault: CallerError | None = None
 
+    def conflict_with(self, resolution: Resolution) -> ConflictError | None:
+        """Return why a resolution of the key or of the event is not what is asked for, if so."""
+        if resolution.idempotency_key != self.idempotency_key:
+            return ConflictError(
+                "the loss event was resolved under another idempotency key",
+                code="IDEMPOTENCY_CONFLICT",
+                details={
+                    "loss_event_id": self.loss_event_id,
+                    "existing_resolution_id": resolution.resolution_id,
+                    "existing_idempotency_key": resolution.idempotency_key,
+                },
+            )
+        is_same = (resolution.loss_event_id, resolution.reason) == (self.loss_event_id, self.reason)
+        if is_same:
+            return None
+        return ConflictError(
+            "the idempotency key was used for another resolution",
+            code="IDEMPOTENCY_CONFLICT",
+            details={
+                "idempotency_key": self.idempotency_key,
+                "existing_resolution_id": resolution.resolution_id,
+                "existing_loss_event_id": resolution.loss_event_id,
+            },
+        )
+
 
 @frozen
 class RetryRequest:
@@ -155,9 +181,10 @@ class RetryRequest:
 
 @frozen
 class RequeueRequest:
-    """An order to bring dead deliveries back; what is None selects all.
+    """An order to bring back what has ended: one delivery, those of an event, or those of a target.
 
-    At least one of ``target``, ``loss_event_id`` and ``outbox_id`` is given.
+    The first of ``outbox_id``, ``loss_event_id`` and ``target`` that is there says which; the
+    others, and ``operation``, narrow it. ``limit`` bounds how many.
     """
 
     operation: Operation | None

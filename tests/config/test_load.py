@@ -114,6 +114,30 @@ DEFAULTS = {
     "netting.poll_s": 2.0,
     "netting.in_flight_max": 64,
     "netting.batch_max": 256,
+    "loss_events.read_tokens": (),
+    "loss_events.attempt_timeout_s": 10.0,
+    "loss_events.connect_timeout_s": 3.0,
+    "loss_events.lease_s": 30.0,
+    "loss_events.retry_batch_limit": 25,
+    "loss_events.retry_base_s": 15,
+    "loss_events.retry_max_s": 300,
+    "loss_events.attempts_max": 1000,
+    "loss_events.age_max_s": 604_800,
+    "loss_events.alert_after_s": 900,
+    "loss_events.retry_budget_s": 20.0,
+    "loss_events.poll_s": 2.0,
+    "loss_events.in_flight_max": 32,
+    "loss_events.mailbox_max": 2000,
+    "loss_events.breaker_failures_max": 5,
+    "loss_events.breaker_open_s": 15.0,
+    "targets.escrow_base_url": None,
+    "targets.escrow_keys": (),
+    "targets.clawinsure_base_url": None,
+    "targets.clawinsure_keys": (),
+    "targets.clawincome_base_url": None,
+    "targets.clawincome_keys": (),
+    "targets.clawbounties_base_url": None,
+    "targets.clawbounties_keys": (),
     "delivery_log.retention_days": 90,
 }
 
@@ -172,6 +196,8 @@ def test_the_later_source_wins_and_is_named(tmp_path: Path, top: int) -> None:
         ("CREDENTIALS_DIRECTORY", "admin.keys"),
         ("NETTING_SOURCE_CLEARING_DOMAIN", "netting.source_clearing_domain"),
         ("NETTING_RUN_DEFAULT_LIMIT", "netting.default_limit"),
+        ("ESCROW_BASE_URL", "targets.escrow_base_url"),
+        ("ESCROW_RISK_KEY", "targets.escrow_keys"),
     ],
 )
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
@@ -252,6 +278,17 @@ def test_a_value_that_a_later_source_replaces_is_not_judged(tmp_path: Path) -> N
         ("CLAWSETTLE_NETTING__TARGET_CLEARING_DOMAINS", "c, d,,c",
          "netting.target_clearing_domains", ("c", "d")),
         ("CLAWSETTLE_NETTING__TARGET_CLEARING_DOMAINS", ",", "netting.target_clearing_domains", ()),
+        ("SETTLE_LOSS_READ_TOKEN", "a, b", "loss_events.read_tokens", (Secret("a"), Secret("b"))),
+        ("LOSS_FORWARD_RETRY_BATCH_LIMIT", "500", "loss_events.retry_batch_limit", 500),
+        ("ESCROW_BASE_URL", " https://e.example/api// ", "targets.escrow_base_url",
+         "https://e.example/api/"),
+        ("ESCROW_RISK_KEY", " a,b ", "targets.escrow_keys", (Secret("a,b"),)),
+        ("CLAWINSURE_BASE_URL", "http://i/", "targets.clawinsure_base_url", "http://i"),
+        ("INSURE_RISK_KEY", "a", "targets.clawinsure_keys", (Secret("a"),)),
+        ("CLAWINCOME_BASE_URL", "http://i", "targets.clawincome_base_url", "http://i"),
+        ("INCOME_RISK_KEY", "a", "targets.clawincome_keys", (Secret("a"),)),
+        ("CLAWBOUNTIES_BASE_URL", "http://b", "targets.clawbounties_base_url", "http://b"),
+        ("BOUNTIES_RISK_KEY", "a", "targets.clawbounties_keys", (Secret("a"),)),
     ],
 )  # fmt: skip
 def test_a_text_from_the_environment_is_read_by_the_keys_type(
@@ -473,6 +510,13 @@ def test_a_problem_reads_as_documented() -> None:
         ({"CLAWSETTLE_NETTING__LEASE_S": "20"},
          ("netting.transfer_timeout_s (default): must be shorter than half of "
           "netting.lease_s (20 seconds), got 10")),
+        ({"LOSS_FORWARD_RETRY_BATCH_LIMIT": "0"},
+         ("loss_events.retry_batch_limit (env LOSS_FORWARD_RETRY_BATCH_LIMIT): must be a whole "
+          'number of deliveries from 1 to 500, got "0"')),
+        ({"CLAWSETTLE_LOSS_EVENTS__ATTEMPT_TIMEOUT_S": "15"},
+         ("loss_events.attempt_timeout_s (env CLAWSETTLE_LOSS_EVENTS__ATTEMPT_TIMEOUT_S): must be "
+          "shorter than half of loss_events.lease_s (30 seconds), got 15")),
+        ({"ESCROW_BASE_URL": "escrow.example"}, "targets.escrow_base_url (env ESCROW_BASE_URL)"),
     ],
 )  # fmt: skip
 def test_a_wrong_environment_is_one_problem(environ: dict[str, str], message: str) -> None:

@@ -148,6 +148,16 @@ async def test_config_check_shows_origins_and_hides_secrets(tmp_path: Path) -> N
     assert "forwarding.acknowledge" in text.stdout
 
 
+async def test_config_check_warns_of_half_a_target_and_is_content(tmp_path: Path) -> None:
+    environ = {**WHOLE, "DATABASE_URL": "postgresql://db/app", "ESCROW_RISK_KEY": "shown_nowhere"}
+    shown = await run("config", "check", "--json", environ=environ, cwd=tmp_path)
+    assert shown.returncode == 0
+    (warning,) = json.loads(shown.stdout)["warnings"]
+    assert "ESCROW_BASE_URL" in warning
+    assert shown.stderr.splitlines() == [f"clawsettle: warning: {warning}"]
+    assert "shown_nowhere" not in shown.stdout + shown.stderr
+
+
 async def test_config_check_names_every_problem_at_once(tmp_path: Path) -> None:
     config = _config(tmp_path, "[forwarding]\nlease_z = 40\npoll_s = 0\n[daemno]\n")
     failed = await run(
