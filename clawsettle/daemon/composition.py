@@ -37,6 +37,7 @@ from clawsettle.http.errors import error_status, transfer_status
 from clawsettle.http.forwarding import RetryRoute
 from clawsettle.http.ledger_api import ledger_routes
 from clawsettle.http.ledger_schemas import SCHEMAS
+from clawsettle.http.loss_api import loss_routes
 from clawsettle.http.netting_api import netting_routes
 from clawsettle.http.openapi import openapi_document
 from clawsettle.http.patience import Patience
@@ -177,6 +178,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
                     settings.admin,
                 ).routes(),
                 *netting_routes(settings, database, patience, netting.runner, ledger),
+                *loss_routes(settings, database, patience, losses.fanout),
             ],
             readiness,
         ),
