@@ -54,9 +54,6 @@ CREATE TABLE loss_resolution (
     updated_at        timestamptz NOT NULL,
     last_forwarded_at timestamptz,
     resolved_at       timestamptz,
-    CONSTRAINT loss_resolution_pk PRIMARY KEY (loss_event_id),
-    CONSTRAINT loss_resolution_id_once UNIQUE (resolution_id),
-    CONSTRAINT loss_resolution_key_once UNIQUE (idempotency_key),
     CONSTRAINT loss_resolution_status_known CHECK (
         status IN ('recorded', 'processing', 'partially_forwarded', 'forwarded', 'failed')
     ),
@@ -129,6 +126,9 @@ ALTER TABLE loss_event
     ADD CONSTRAINT loss_event_key_once UNIQUE (idempotency_key),
     ADD CONSTRAINT loss_event_pk PRIMARY KEY (loss_event_id);
 ALTER TABLE loss_resolution
+    ADD CONSTRAINT loss_resolution_id_once UNIQUE (resolution_id),
+    ADD CONSTRAINT loss_resolution_key_once UNIQUE (idempotency_key),
+    ADD CONSTRAINT loss_resolution_pk PRIMARY KEY (loss_event_id),
     ADD CONSTRAINT loss_resolution_event_fk FOREIGN KEY (loss_event_id)
         REFERENCES loss_event (loss_event_id);
 ALTER TABLE loss_delivery
@@ -136,5 +136,4 @@ ALTER TABLE loss_delivery
     ADD CONSTRAINT loss_delivery_id_once UNIQUE (delivery_id),
     ADD CONSTRAINT loss_delivery_event_fk FOREIGN KEY (loss_event_id)
         REFERENCES loss_event (loss_event_id);
-CREATE INDEX loss_delivery_troubles ON loss_delivery (state, target)
-    WHERE state IN ('waiting', 'failed', 'dead');
+CREATE INDEX loss_delivery_dead ON loss_delivery (target, delivery_id) WHERE state = 'dead';
