@@ -10,6 +10,7 @@ Stops: on ``close``, when the attempts under way have been stored.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -51,8 +52,8 @@ _ENDS_WELL = frozenset({DeliveryState.FORWARDED, DeliveryState.NOT_APPLICABLE})
 Attempt = Reply[AttemptResult | None]
 """The result of an attempt under way; None when it ended without one that could be stored."""
 
-Noted = Callable[[LeasedDelivery, AttemptResult], None]
-"""Told of each attempt whose result is stored."""
+Noted = Callable[[LeasedDelivery, AttemptResult, datetime], None]
+"""Told of each attempt whose result is stored, and when it began."""
 
 
 @frozen(eq=False)
@@ -175,19 +176,21 @@ class LossLane:
         """Make a delivery and store what came of it; None when its lease was lost."""
         leased = work.leased
         async with self._slots:
+            began_at = datetime.now(UTC)
             if leased.lease_ends < trio.current_time() + self.attempt_timeout_s:
                 self._lose(leased)
                 return None
             if self.breaker.state is not Circuit.CLOSED and not work.is_asked:
                 outcome: Outcome | HeldByAnother = Withheld(0.0)
             elif (shared := await self._decide_release(leased)) is not None:
-                return self._stored(leased, *shared)
+                return self._stored(leased, *shared, began_at)
             else:
                 outcome = await self._call(leased)
         if isinstance(outcome, HeldByAnother):
-            return self._stored(leased, *await self._decide_join(leased, outcome))
+            return self._stored(leased, *await self._decide_join(leased, outcome), began_at)
         result = self._judged(leased, outcome)
-        return self._stored(leased, result, await self.finished.ask((leased, result)))
+        stored = await self.finished.ask((leased, result))
+        return self._stored(leased, result, stored, began_at)
 
     async def _call(self, leased: LeasedDelivery) -> Outcome | HeldByAnother:
         delivery, event = leased.delivery, leased.event
@@ -277,14 +280,19 @@ class LossLane:
         return decided
 
     def _stored(
-        self, leased: LeasedDelivery, result: AttemptResult, stored: Delivery | None
+        self,
+        leased: LeasedDelivery,
+        result: AttemptResult,
+        stored: Delivery | None,
+        began_at: datetime,
     ) -> AttemptResult | None:
         """Tell of a result that was stored; None when the lease was lost before."""
         if stored is None:
             self._lose(leased)
             return None
-        _report(leased, result)
-        self.noted(leased, result)
+        if result.attempted:
+            _report(leased, result)
+            self.noted(leased, result, began_at)
         return result
 
     def _judged(self, leased: LeasedDelivery, outcome: Outcome) -> AttemptResult:
@@ -306,8 +314,6 @@ class LossLane:
 
 
 def _report(leased: LeasedDelivery, result: AttemptResult) -> None:
-    if not result.attempted:
-        return
     delivery = leased.delivery
     tell = _log.warning
     if result.state in _ENDS_WELL:

@@ -38,7 +38,7 @@ METADATA_BYTES_MAX = 64 * 1024
 TARGETS_MAX = 32
 """Names in a list of targets, which may repeat them."""
 
-RETRY_LIMIT_DEFAULT, RETRY_LIMIT_MAX = 25, 500
+RETRY_LIMIT_MAX = 500
 REQUEUE_LIMIT_DEFAULT, REQUEUE_LIMIT_MAX = 100, 1000
 
 DEFAULT_TARGETS = (Target.LEDGER, Target.CLAWINSURE, Target.CLAWINCOME)
@@ -241,14 +241,14 @@ def parse_resolve(event_id: str, key: str, body: object) -> ResolveRequest:
     return ResolveRequest(event_id, key, reason)
 
 
-def parse_retry(body: object) -> RetryRequest:
+def parse_retry(body: object, limit_default: int) -> RetryRequest:
     """Validate an order to try deliveries again; a limit beyond RETRY_LIMIT_MAX means that.
 
     Raises: CallerError INVALID_REQUEST with ``details.field``.
     """
     body = body_object(body)
     operation = _optional_word(body, "operation", Operation) or Operation.APPLY
-    limit = _limit(body, RETRY_LIMIT_DEFAULT)
+    limit = _limit(body, limit_default)
     event_id = _optional_text(body, "loss_event_id")
     return RetryRequest(
         operation,
@@ -267,13 +267,13 @@ def parse_requeue(body: object) -> RequeueRequest:
     body = body_object(body)
     request = RequeueRequest(
         operation=_optional_word(body, "operation", Operation),
-        target=_optional_word(body, "target", Target),
+        target=_optional_word(body, "target_service", Target),
         loss_event_id=_optional_text(body, "loss_event_id"),
         outbox_id=_optional_text(body, "outbox_id"),
         limit=min(_limit(body, REQUEUE_LIMIT_DEFAULT), REQUEUE_LIMIT_MAX),
     )
     if request.target is request.loss_event_id is request.outbox_id is None:
-        raise _bad("loss_event_id", "or target or outbox_id must say what to bring back")
+        raise _bad("loss_event_id", "or target_service or outbox_id must say what to bring back")
     return request
 
 

@@ -195,10 +195,11 @@ class LossEvents:
     def _leased(
         self, births: Births, answer: Recorded | Resolved, reason: str | None, begun: float
     ) -> list[LeasedDelivery]:
+        """Return what is leased to the caller; of equal requests the first has all of it."""
         return [
             LeasedDelivery(one, answer.event, reason, 0.0, begun + self.lease_s)
             for one in answer.deliveries
-            if births.is_ours(one)
+            if births.is_ours(one) and not answer.deduped
         ]
 
 
@@ -384,12 +385,10 @@ async def _found(
 
 async def _standing(transaction: Transaction, request: ResolveRequest) -> Resolution | None:
     """Return the resolution of the request's key, or else the one of its event."""
-    rows = await transaction.fetch(
-        _SQL["resolutions"], request.loss_event_id, request.idempotency_key
-    )
-    found = [read_resolution(row) for row in rows]
-    of_key = [one for one in found if one.idempotency_key == request.idempotency_key]
-    return next(iter(of_key or found), None)
+    rows = await transaction.fetch(_SQL["resolution_of_key"], request.idempotency_key)
+    if not rows:
+        rows = await transaction.fetch(_SQL["resolution_of_event"], request.loss_event_id)
+    return read_resolution(rows[0]) if rows else None
 
 
 def _resolution(request: ResolveRequest, targets: list[Target], at: datetime) -> Resolution:

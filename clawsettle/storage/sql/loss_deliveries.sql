@@ -151,10 +151,11 @@ SELECT delivery_id, loss_event_id, operation, target FROM loss_delivery
 WHERE loss_event_id = $1 AND state IN ('dead', 'not_applicable');
 
 -- name: dead_at_target
--- Dead deliveries to a target, in no order.
+-- Dead deliveries to a target.
 -- $1 text target   $2 integer most rows
 SELECT delivery_id, loss_event_id, operation, target FROM loss_delivery
 WHERE state = 'dead' AND target = $1
+ORDER BY delivery_id
 LIMIT $2;
 
 -- name: by_ids

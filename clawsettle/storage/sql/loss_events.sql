@@ -39,12 +39,15 @@ SELECT date_trunc('milliseconds', now()) AS read_at, e.*
 FROM loss_event AS e WHERE e.loss_event_id = $1
 FOR NO KEY UPDATE;
 
--- name: resolutions
--- The resolution of an event, and the one of a key.
--- $1 text loss event id   $2 text idempotency key
-SELECT * FROM loss_resolution WHERE loss_event_id = $1
-UNION
-SELECT * FROM loss_resolution WHERE idempotency_key = $2;
+-- name: resolution_of_key
+-- The resolution that a key stands for.
+-- $1 text idempotency key
+SELECT * FROM loss_resolution WHERE idempotency_key = $1;
+
+-- name: resolution_of_event
+-- The resolution of an event.
+-- $1 text loss event id
+SELECT * FROM loss_resolution WHERE loss_event_id = $1;
 
 -- name: insert_resolution
 -- Keep a resolution, unless its key is taken.
