@@ -31,7 +31,13 @@ from clawsettle.daemon.netting_parts import NettingParts, assemble_netting
 from clawsettle.daemon.payout_parts import PayoutParts, assemble_payouts
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
-from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_RISK, LEDGER_VERIFY, ledger_guard
+from clawsettle.http.auth import (
+    LEDGER_ADMIN,
+    LEDGER_RISK,
+    LEDGER_VERIFY,
+    LOSS_READER,
+    ledger_guard,
+)
 from clawsettle.http.dead_letters import DeadLetterRoutes
 from clawsettle.http.errors import error_status, transfer_status
 from clawsettle.http.forwarding import RetryRoute
@@ -72,7 +78,10 @@ def _bearer(description: str) -> Mapping[str, object]:
     return {"type": "http", "scheme": "bearer", "description": description}
 
 
-SETTLE_SCHEMES = {"settleAdmin": _bearer("one of [admin] keys")}
+SETTLE_SCHEMES = {
+    "settleAdmin": _bearer("one of [admin] keys"),
+    LOSS_READER: _bearer("one of [admin] keys or [loss_events] read_tokens, also as x-admin-key"),
+}
 LEDGER_SCHEMES = {
     LEDGER_ADMIN: _bearer("one of [ledger] admin_keys, also as x-admin-key"),
     LEDGER_VERIFY: _bearer("one of [ledger] verify_tokens, also as x-admin-key"),
@@ -149,11 +158,12 @@ def assemble(settings: Settings, database: Database) -> Parts:
         DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
     )
     losses = assemble_losses(settings, database, keeper, recorder.note)
-    actors: list[Actor] = [rescuer, intake, forwarder, losses.fanout, *netting.actors]
+    actors: list[Actor] = [rescuer, intake, forwarder, losses.watch, losses.fanout]
+    actors += netting.actors
     actors += payouts.actors if payouts else ()
     actors += [recorder] if keeper is None else [keeper, recorder]
     supervised = tuple(Supervised(actor) for actor in actors)
-    readiness, patience = Readiness(outbox, supervised), Patience()
+    readiness, patience = Readiness(outbox, supervised, losses.watch), Patience()
     return Parts(
         app=_settle_app(
             settings,

@@ -10,6 +10,7 @@ from clawsettle.actors.circuit_breaker import CircuitBreaker
 from clawsettle.actors.ledger_keeper import LedgerKeeper
 from clawsettle.actors.loss_fanout import LossFanout, finishing
 from clawsettle.actors.loss_lane import LossLane, Noted
+from clawsettle.actors.loss_watch import LossWatch
 from clawsettle.actors.risk_ledger import EmbeddedRiskLedger
 from clawsettle.clients.risk_targets import HttpRiskLedger, HttpRiskTarget, RiskTarget
 from clawsettle.config import Settings, TargetAddress, target_addresses
@@ -32,6 +33,7 @@ class LossParts:
     """What tells targets in a daemon; ``close`` ends the connections to them."""
 
     fanout: LossFanout
+    watch: LossWatch
     close: Callable[[], None]
 
 
@@ -90,7 +92,7 @@ def assemble_losses(
         for client in over_http.values():
             client.close()
 
-    return LossParts(fanout, close)
+    return LossParts(fanout, LossWatch(deliveries, configured.alert_after_s), close)
 
 
 def target_urls(settings: Settings) -> Mapping[Target, str]:

@@ -12,6 +12,7 @@ import trio
 from attrs import frozen
 
 from clawsettle.domain.errors import ConflictError
+from clawsettle.domain.loss_alerts import Group
 from clawsettle.domain.loss_events import (
     Delivery,
     DeliveryState,
@@ -117,6 +118,25 @@ class LossDeliveries:
             return result, next(iter(stored.values()), None)
 
         return await self.database.transaction(work)
+
+    async def troubles(self, old_after_s: float, count_max: int) -> list[Group]:
+        """Return what is open or dead at every target, counted up to ``count_max`` of each.
+
+        What has been open for more than ``old_after_s`` is old.
+        """
+        rows = await self.database.fetch(_SQL["troubles"], _words(Target), old_after_s, count_max)
+        return [
+            Group(
+                target=Target(row["target"]),
+                state=DeliveryState(row["state"]),
+                http_status=row["last_http_status"],
+                code=row["last_error_code"],
+                is_old=row["is_old"],
+                delivery_count=row["delivery_count"],
+                due_s=row["due_s"] or 0.0,
+            )
+            for row in rows
+        ]
 
     async def requeue(self, request: RequeueRequest, operator: Operator) -> list[Delivery]:
         """Bring ended deliveries back in an operator's name, due now.
@@ -242,7 +262,7 @@ def _ids(rows: Iterable[Row]) -> list[str]:
     return [row["delivery_id"] for row in rows]
 
 
-def _words(targets: Collection[Target]) -> list[str]:
+def _words(targets: Iterable[Target]) -> list[str]:
     return [str(target) for target in targets]
 
 

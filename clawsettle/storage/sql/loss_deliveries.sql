@@ -175,3 +175,29 @@ WHERE d.delivery_id = ANY ($1::text[]) AND d.state IN ('dead', 'not_applicable')
       SELECT r.loss_event_id FROM loss_resolution AS r WHERE r.loss_event_id = d.loss_event_id
   ) IS NULL)
 RETURNING d.*;
+
+-- name: troubles
+-- What is open at each of these targets or dead, counted no further than asked, in groups by what is
+-- known of it; and how long the longest due is due (seconds).
+-- $1 text[] targets   $2 double precision seconds after which an open one is old   $3 integer the
+-- most to count a target
+SELECT
+    t.target, c.state, c.last_http_status, c.last_error_code, c.is_old,
+    count(*)::integer AS delivery_count,
+    max(extract(epoch FROM now() - c.due_at))::double precision AS due_s
+FROM unnest($1::text[]) AS t (target)
+CROSS JOIN LATERAL (
+    (SELECT d.state, d.last_http_status, d.last_error_code, d.due_at,
+            d.opened_at < now() - $2::double precision * interval '1 second' AS is_old
+     FROM loss_delivery AS d
+     WHERE d.target = t.target AND d.due_at IS NOT NULL
+     ORDER BY d.due_at, d.delivery_id
+     LIMIT $3)
+    UNION ALL
+    (SELECT d.state, d.last_http_status, d.last_error_code, d.due_at, false
+     FROM loss_delivery AS d
+     WHERE d.target = t.target AND d.state = 'dead'
+     ORDER BY d.delivery_id
+     LIMIT $3)
+) AS c
+GROUP BY t.target, c.state, c.last_http_status, c.last_error_code, c.is_old;
