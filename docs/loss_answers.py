@@ -32,7 +32,8 @@ _PAGE = """\
 
 A delivery of a [loss event](http.md) is judged by the code that its target answers, in either
 shape: `{{"error": text, "code": CODE}}` or `{{"error": CODE, "message": text}}`. Only an answer
-that names what was asked for, or proves that an earlier request had been heeded, counts as delivered.
+that names what was asked for, or proves that an earlier request had been heeded, counts as
+delivered.
 
 - **Becomes**: the delivery's [state](state-machines.md#a-delivery-of-a-loss-event), then the
   `status` that callers see where that is another word.
