@@ -119,10 +119,7 @@ async def open_house(database_url: str, configured: Settings | None = None) -> A
         trio.open_nursery() as nursery,
     ):
         parts = assemble(configured or settings(), database)
-        if parts.http_ledger is not None:
-            stack.callback(parts.http_ledger.close)
-        if parts.payouts is not None:
-            stack.callback(parts.payouts.close)
+        stack.callback(parts.close)
         for supervised in reversed(parts.actors):
             await nursery.start(supervised.run)
         async with (

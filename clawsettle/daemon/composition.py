@@ -26,16 +26,24 @@ from clawsettle.actors.supervisor import Actor, Supervised
 from clawsettle.actors.webhook_intake import WebhookIntake
 from clawsettle.clients.ledger import HttpLedger, Ledger
 from clawsettle.config import Address, Settings, http_ledger_problems, serving_problems
+from clawsettle.daemon.loss_parts import LossParts, assemble_losses
 from clawsettle.daemon.netting_parts import NettingParts, assemble_netting
 from clawsettle.daemon.payout_parts import PayoutParts, assemble_payouts
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.forwarding import RetryPolicy
-from clawsettle.http.auth import LEDGER_ADMIN, LEDGER_RISK, LEDGER_VERIFY, ledger_guard
+from clawsettle.http.auth import (
+    LEDGER_ADMIN,
+    LEDGER_RISK,
+    LEDGER_VERIFY,
+    LOSS_READER,
+    ledger_guard,
+)
 from clawsettle.http.dead_letters import DeadLetterRoutes
 from clawsettle.http.errors import error_status, transfer_status
 from clawsettle.http.forwarding import RetryRoute
 from clawsettle.http.ledger_api import ledger_routes
 from clawsettle.http.ledger_schemas import SCHEMAS
+from clawsettle.http.loss_api import loss_routes
 from clawsettle.http.netting_api import netting_routes
 from clawsettle.http.openapi import openapi_document
 from clawsettle.http.patience import Patience
@@ -70,7 +78,10 @@ def _bearer(description: str) -> Mapping[str, object]:
     return {"type": "http", "scheme": "bearer", "description": description}
 
 
-SETTLE_SCHEMES = {"settleAdmin": _bearer("one of [admin] keys")}
+SETTLE_SCHEMES = {
+    "settleAdmin": _bearer("one of [admin] keys"),
+    LOSS_READER: _bearer("one of [admin] keys or [loss_events] read_tokens, also as x-admin-key"),
+}
 LEDGER_SCHEMES = {
     LEDGER_ADMIN: _bearer("one of [ledger] admin_keys, also as x-admin-key"),
     LEDGER_VERIFY: _bearer("one of [ledger] verify_tokens, also as x-admin-key"),
@@ -88,8 +99,17 @@ class Parts:
     readiness: Readiness
     patience: Patience
     netting: NettingParts
+    losses: LossParts
     http_ledger: HttpLedger | None = None
     payouts: PayoutParts | None = None
+
+    def close(self) -> None:
+        """Close the connections to other services that are idle."""
+        self.losses.close()
+        if self.http_ledger is not None:
+            self.http_ledger.close()
+        if self.payouts is not None:
+            self.payouts.close()
 
 
 @frozen
@@ -137,11 +157,13 @@ def assemble(settings: Settings, database: Database) -> Parts:
     recorder = DeliveryRecorder(
         DeliveryLog(database, settings.delivery_log.retention_days), DELIVERIES_HELD_MAX
     )
-    actors: list[Actor] = [rescuer, intake, forwarder, *netting.actors]
+    losses = assemble_losses(settings, database, keeper, recorder.note)
+    actors: list[Actor] = [rescuer, intake, forwarder, losses.watch, losses.fanout]
+    actors += netting.actors
     actors += payouts.actors if payouts else ()
     actors += [recorder] if keeper is None else [keeper, recorder]
     supervised = tuple(Supervised(actor) for actor in actors)
-    readiness, patience = Readiness(outbox, supervised), Patience()
+    readiness, patience = Readiness(outbox, supervised, losses.watch), Patience()
     return Parts(
         app=_settle_app(
             settings,
@@ -166,6 +188,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
                     settings.admin,
                 ).routes(),
                 *netting_routes(settings, database, patience, netting.runner, ledger),
+                *loss_routes(settings, database, patience, losses.fanout),
             ],
             readiness,
         ),
@@ -174,6 +197,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
         readiness=readiness,
         patience=patience,
         netting=netting,
+        losses=losses,
         http_ledger=http_ledger,
         payouts=payouts,
     )
@@ -198,10 +222,7 @@ async def run_daemon(settings: Settings, *, announce: Callable[[Addresses], None
                 # The database closes after the nursery of those who use it.
                 database = await stack.enter_async_context(_open_checked(settings))
                 parts = assemble(settings, database)
-                if parts.http_ledger is not None:
-                    stack.callback(parts.http_ledger.close)
-                if parts.payouts is not None:
-                    stack.callback(parts.payouts.close)
+                stack.callback(parts.close)
                 for supervised in reversed(parts.actors):
                     await nursery.start(supervised.run)
                 addresses, ended = await _listen(settings, parts, stop, nursery)

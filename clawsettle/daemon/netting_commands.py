@@ -262,8 +262,8 @@ def _read_request(
 ) -> "NettingRequest":
     """Return what the options order. Raises: ConfigError."""
     from clawsettle.config import netting_defaults, netting_problems
+    from clawsettle.domain.idempotency import parse_key
     from clawsettle.domain.netting_requests import parse_netting
-    from clawsettle.domain.payout_requests import parse_key
 
     if problems := netting_problems(settings):
         raise ConfigError(problems)

@@ -3,10 +3,14 @@
 Source: loss-events contract section 10 (10, 14, 17, 21); the words are new.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
+from attrs import frozen
+
 from clawsettle.domain.loss_answers import UPSTREAM_ERROR
-from clawsettle.domain.loss_events import DeliveryState
+from clawsettle.domain.loss_events import DeliveryState, Target
 
 _MISCONFIGURED_STATUSES = frozenset({401, 403, *range(300, 400)})
 _UNFUNDED_CODES = frozenset({"INSUFFICIENT_FUNDS", "RISK_HOLD_RELEASE_FAILED"})
@@ -26,6 +30,63 @@ class Alert(StrEnum):
     MISCONFIGURED = "misconfigured"
     UNFUNDED = "unfunded"
     LATE = "late"
+
+
+@frozen
+class Group:
+    """Deliveries to one target that are alike in what is known of them, and how many there are.
+
+    ``due_s`` is how long the longest due of them is due, in seconds.
+    """
+
+    target: Target
+    state: DeliveryState
+    http_status: int | None
+    code: str | None
+    is_old: bool
+    delivery_count: int
+    due_s: float
+
+
+@frozen
+class Standing:
+    """How one target stands: what is open and dead there, and which alerts that raises.
+
+    Counts stop at the limit of the look. ``oldest_due_s`` is how long the longest due delivery is
+    due, in seconds; 0 when none is.
+    """
+
+    open_count: int
+    dead_count: int
+    oldest_due_s: float
+    alerts: Mapping[Alert, int]
+
+    def view(self) -> dict[str, object]:
+        """Render it as JSON."""
+        return {
+            "open_count": self.open_count,
+            "dead_count": self.dead_count,
+            "oldest_due_s": round(self.oldest_due_s, 3),
+            "alerts": {str(alert): count for alert, count in self.alerts.items()},
+        }
+
+
+def standing_of(groups: Iterable[Group]) -> Standing:
+    """Return how the target of these groups stands."""
+    alerts: Counter[Alert] = Counter()
+    open_count = dead_count = 0
+    oldest_due_s = 0.0
+    for group in groups:
+        alert = alert_of(group.state, group.http_status, group.code, is_old=group.is_old)
+        if alert is not None:
+            alerts[alert] += group.delivery_count
+        if group.state.is_open:
+            open_count += group.delivery_count
+            oldest_due_s = max(oldest_due_s, group.due_s)
+        else:
+            dead_count += group.delivery_count
+    ordered = {alert: alerts[alert] for alert in Alert if alert in alerts}
+    return Standing(open_count, dead_count, oldest_due_s, ordered)
 
 
 def alert_of(

@@ -219,8 +219,10 @@ def _fault_of_success(sent: Sent, body: Mapping[str, Any]) -> str | None:
 def _read_refusal(sent: Sent, answer: Answered, body: Mapping[str, Any] | None) -> Outcome | Open:
     status = answer.http_status
     code, message = _code_and_message(answer, body)
-    about = (sent.operation, sent.target)
-    if status == _THROTTLED or status >= _SERVER_ERROR or status == _TIMEOUT:
+    read = _read_known_code(sent, status, code, message)
+    if read is not None:
+        return read
+    if status in (_THROTTLED, _TIMEOUT) or status >= _SERVER_ERROR:
         return TriedInVain(
             status,
             code,
@@ -229,12 +231,23 @@ def _read_refusal(sent: Sent, answer: Answered, body: Mapping[str, Any] | None) 
             is_target_down=True,
             retry_after_s=answer.retry_after_s,
         )
+    # A 404 that names no code of the target's is not the target's: the address is wrong.
+    is_misplaced = status == _NOT_FOUND and code == UPSTREAM_ERROR
+    if status in _SLOW_STATUSES or code in _MENDABLE_CODES or is_misplaced:
+        return TriedInVain(status, code, message, is_slow=True)
     if code in _MOMENTARY_CODES:
         return TriedInVain(status, code, message, retry_after_s=answer.retry_after_s)
-    if code in _NOTHING_TO_DO.get(about, ()) or (
-        # Whether there is anything to take back was not known.
-        code == "NOT_FOUND" and sent.operation is Operation.RESOLVE and sent.in_doubt
-    ):
+    return RefusedForGood(status, code, message)
+
+
+def _read_known_code(sent: Sent, status: int, code: str, message: str) -> Outcome | Open | None:
+    """Judge a refusal whose code says that there is nothing more to do, or somebody else was."""
+    if status not in (_NOT_FOUND, _CONFLICT):
+        return None
+    about = (sent.operation, sent.target)
+    # What an apply in doubt may have left is nowhere to be found.
+    is_absent = code == "NOT_FOUND" and sent.operation is Operation.RESOLVE and sent.in_doubt
+    if is_absent or code in _NOTHING_TO_DO.get(about, ()):
         return NothingToDo(status, code, message)
     if code in _ALREADY_DONE.get(about, ()):
         return Delivered(status)
@@ -242,25 +255,17 @@ def _read_refusal(sent: Sent, answer: Answered, body: Mapping[str, Any] | None) 
         return Contested(status, code, message)
     if about == (Operation.APPLY, Target.ESCROW) and code == "IDEMPOTENCY_CONFLICT":
         return HeldByAnother(status, code, message)
-    # A 404 that names no code of the target's is not the target's: the address is wrong.
-    is_misplaced = status == _NOT_FOUND and code == UPSTREAM_ERROR
-    if status in _SLOW_STATUSES or code in _MENDABLE_CODES or is_misplaced:
-        return TriedInVain(status, code, message, is_slow=True)
-    return RefusedForGood(status, code, message)
+    return None
 
 
 def _code_and_message(answer: Answered, body: Mapping[str, Any] | None) -> tuple[str, str]:
     """Read both shapes of errors: ``{error: text, code}`` and ``{error: CODE, message}``."""
     said = body or {}
     texts = [value for name in ("message", "error") if isinstance(value := said.get(name), str)]
-    codes = [value for name in ("code", "error") if _is_code(value := said.get(name))]
-    code = codes[0] if codes else UPSTREAM_ERROR
+    given = [value for name in ("code", "error") if isinstance(value := said.get(name), str)]
+    code = next(filter(_CODE.match, given), UPSTREAM_ERROR)
     message = next((text for text in texts if text.strip() and text != code), "")
     return code, message or answer.text[:TEXT_MAX].strip() or f"HTTP {answer.http_status}"
-
-
-def _is_code(value: object) -> bool:
-    return isinstance(value, str) and _CODE.match(value) is not None
 
 
 def _object(text: str) -> Mapping[str, Any] | None:

@@ -39,6 +39,15 @@ def delivery_key(event_id: str, operation: Operation, target: Target) -> str:
     return f"loss-event:resolve:{event_id}:{target}"
 
 
+def logged_key(event_id: str, operation: Operation, target: Target) -> str:
+    """Return what a delivery is called in the delivery log, which is not the key on the wire.
+
+    Source: disputes-ops contract section 10.
+    """
+    prefix = "loss-event" if operation is Operation.APPLY else "loss-resolve"
+    return f"{prefix}:{event_id}:{target}"
+
+
 def path_of(operation: Operation, target: Target, escrow_id: str | None) -> str:
     """Return where a delivery is sent, below the target's base URL."""
     if escrow_id is not None:

@@ -42,7 +42,7 @@ class Canceled:
     """Event: its loss event is resolved, so it need not be delivered any more."""
 
 
-_ATTEMPTED: Mapping[type[object], DeliveryState] = {
+_ATTEMPTED: dict[type[object], DeliveryState] = {
     Delivered: DeliveryState.FORWARDED,
     NothingToDo: DeliveryState.NOT_APPLICABLE,
     TriedInVain: DeliveryState.FAILED,

@@ -12,9 +12,6 @@ from clawsettle.domain.errors import CallerError
 from clawsettle.domain.fields import TEXT_MAX, body_object, refuse_unstorable
 from clawsettle.domain.money import minor_from_digits
 
-KEY_MAX = 255
-"""Characters of a caller's idempotency key."""
-
 
 @frozen
 class PayoutRequest:
@@ -47,19 +44,6 @@ class PayoutRequest:
                 }
             )
         )
-
-
-def parse_key(headers: Mapping[str, str]) -> str:
-    """Return the caller's idempotency key; ``headers`` have lower-case names.
-
-    The second header counts only where the first is absent, not where it is empty.
-    Raises: CallerError INVALID_REQUEST with ``details.field``, when blank or longer than KEY_MAX.
-    """
-    given = headers.get("idempotency-key", headers.get("x-idempotency-key", ""))
-    key = given.strip()
-    if not 0 < len(key) <= KEY_MAX:
-        raise _bad("idempotency_key", f"must be a text of 1 to {KEY_MAX} characters")
-    return key
 
 
 def parse_payout(key: str, body: object) -> PayoutRequest:

@@ -1,6 +1,7 @@
 """Keys: who may call which route. Fail closed: no key configured closes the route.
 
-Source: webhook-forwarding contract section 1, ledger-api contract section 1; W24, L22.
+Source: webhook-forwarding contract section 1, ledger-api contract section 1, loss-events contract
+section 1; W24, L22, loss-events 10 (18).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,9 @@ from clawsettle.http.routing import Request, Route
 
 LEDGER_ADMIN, LEDGER_VERIFY, LEDGER_RISK = "ledgerAdmin", "ledgerVerify", "ledgerRisk"
 """The ledger port's security schemes: all of it, looking settlements up, risk holds."""
+
+LOSS_READER = "settleLossReader"
+"""The settle port's security scheme of those who only read loss events."""
 
 _SCHEME_AND_TOKEN = 2
 
@@ -70,6 +74,34 @@ class Door:
         """Let a request pass. Raises: as ``require_settle_admin``, unless it is open."""
         if not self.is_open:
             require_settle_admin(request, self.keys)
+
+
+@frozen(eq=False)
+class LossReaders:
+    """Who may read loss events: whoever has a settle-admin key or one of ``tokens``.
+
+    Source: loss-events contract section 1.
+    """
+
+    keys: Sequence[Secret]
+    tokens: Sequence[Secret]
+
+    def check(self, request: Request) -> None:
+        """Let a request pass by its bearer token or, where it has none, its ``x-admin-key``.
+
+        Raises: ClawsettleError DEPENDENCY_NOT_CONFIGURED without keys and tokens, CallerError
+        UNAUTHORIZED.
+        """
+        valid = [*self.keys, *self.tokens]
+        if not valid:
+            raise ClawsettleError(
+                "neither an admin key nor a read token is configured",
+                code="DEPENDENCY_NOT_CONFIGURED",
+                details={"field": "SETTLE_ADMIN_KEY"},
+            )
+        offered = bearer_token(request) or request.headers.get("x-admin-key", "").strip()
+        if not matches_any(offered, valid):
+            raise CallerError("the key is missing or wrong", code="UNAUTHORIZED")
 
 
 def ledger_guard(

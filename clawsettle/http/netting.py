@@ -14,11 +14,12 @@ from attrs import frozen
 from clawsettle.actors.netting_runner import NettingRunner
 from clawsettle.config import AdminSettings
 from clawsettle.domain.errors import NotFoundError, Overloaded
+from clawsettle.domain.idempotency import parse_key
 from clawsettle.domain.netting import Run, RunStatus
 from clawsettle.domain.netting_plan import Plan
 from clawsettle.domain.netting_requests import NettingRequest, parse_netting
-from clawsettle.domain.payout_requests import KEY_MAX, parse_key
 from clawsettle.http.auth import require_settle_admin
+from clawsettle.http.idempotency_key import key_headers
 from clawsettle.http.netting_schemas import (
     ANSWER,
     AUDIT,
@@ -184,15 +185,7 @@ class NettingRoutes:
                 "fails in part, or altogether, is 201, too: `complete` tells."
             ),
             auth="settleAdmin",
-            parameters=tuple(
-                Parameter(
-                    name,
-                    "header",
-                    f"1 to {KEY_MAX} characters, the caller's own for each run; the first header "
-                    "that is there counts",
-                )
-                for name in ("Idempotency-Key", "X-Idempotency-Key")
-            ),
+            parameters=key_headers("run"),
             request_schema=ORDER,
             request_example={"currency": "USD", "limit": 10},
             response_status=_CREATED,

@@ -4,6 +4,7 @@ Source: new.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from clawsettle.config import Secret
 from clawsettle.domain.errors import CallerError
@@ -15,10 +16,10 @@ from clawsettle.http.strict_json import parse_body, parse_json
 from clawsettle.storage.operator_actions import Operator, OperatorAction
 
 BY_MAX, WHY_MAX = 100, 500
-_WHY = {"type": "string", "minLength": 1, "maxLength": WHY_MAX}
-_BY = {"type": "string", "minLength": 1, "maxLength": BY_MAX}
-ACTION_SCHEMA = shape({"why": _WHY}, {"by": _BY})
-OPTIONAL_ACTION_SCHEMA = shape({}, {"why": _WHY, "by": _BY})
+WHY_SCHEMA: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": WHY_MAX}
+BY_SCHEMA: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": BY_MAX}
+ACTION_SCHEMA = shape({"why": WHY_SCHEMA}, {"by": BY_SCHEMA})
+OPTIONAL_ACTION_SCHEMA = shape({}, {"why": WHY_SCHEMA, "by": BY_SCHEMA})
 
 
 def read_operator(

@@ -13,10 +13,12 @@ from clawsettle.actors.onboarder import Onboarder
 from clawsettle.actors.payout_keeper import Creation, PayoutKeeper
 from clawsettle.config import AdminSettings
 from clawsettle.domain.errors import ClawsettleError, NotFoundError, Overloaded
+from clawsettle.domain.idempotency import parse_key
 from clawsettle.domain.onboarding import OnboardingStatus
-from clawsettle.domain.payout_requests import KEY_MAX, PayoutRequest, parse_key, parse_payout
+from clawsettle.domain.payout_requests import PayoutRequest, parse_payout
 from clawsettle.domain.payouts import Payout, PayoutStatus
 from clawsettle.http.auth import Door, require_settle_admin
+from clawsettle.http.idempotency_key import key_headers
 from clawsettle.http.operator import (
     OPTIONAL_ACTION_SCHEMA,
     action_view,
@@ -35,7 +37,7 @@ from clawsettle.http.payout_schemas import (
     audit_view,
     news_view,
 )
-from clawsettle.http.routing import Parameter, Reply, Request, Route
+from clawsettle.http.routing import Reply, Request, Route
 from clawsettle.http.schemas import AMOUNT, OBJECT, TEXT, listed, shape
 from clawsettle.http.strict_json import parse_body
 from clawsettle.storage.operator_actions import Operator, actions_of, record_action
@@ -181,7 +183,6 @@ class PayoutRoutes:
         )
 
     def _create_route(self) -> Route:
-        keys = ("Idempotency-Key", "X-Idempotency-Key")
         return Route(
             "POST",
             "/v1/payouts",
@@ -193,15 +194,7 @@ class PayoutRoutes:
             ),
             direct=True,
             auth=self.door.scheme,
-            parameters=tuple(
-                Parameter(
-                    name,
-                    "header",
-                    f"1 to {KEY_MAX} characters, the caller's own for each "
-                    "payout; the first header that is there counts",
-                )
-                for name in keys
-            ),
+            parameters=key_headers("payout"),
             request_schema=shape(
                 {"account_id": TEXT, "amount_minor": AMOUNT, "currency": {"const": "USD"}},
                 {"metadata": OBJECT},

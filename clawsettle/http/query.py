@@ -43,8 +43,14 @@ def read_word(request: Request, name: str, words: Iterable[W]) -> W | None:
 
 def read_limit(request: Request) -> int:
     """Read a leading integer; what is none means the default, and the range is clamped."""
-    number = _LEADING_INTEGER.match(request.query.get("limit", ""))
-    return min(max(int(number[1]), 1), LIMIT_MAX) if number else LIMIT_DEFAULT
+    number = leading_integer(request.query.get("limit", ""))
+    return LIMIT_DEFAULT if number is None else min(max(number, 1), LIMIT_MAX)
+
+
+def leading_integer(text: str) -> int | None:
+    """Return the integer that a text begins with; None when it begins with none."""
+    number = _LEADING_INTEGER.match(text)
+    return int(number[1]) if number else None
 
 
 def read_cursor(request: Request) -> tuple[datetime, str] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import trio
 from attrs import define, field, frozen
 
+from clawsettle.actors.loss_watch import LossWatch
 from clawsettle.actors.supervisor import Supervised
 from clawsettle.domain.errors import ConfigError, StorageError
 from clawsettle.http.routing import Reply, Request, Route
@@ -31,6 +32,7 @@ class Readiness:
 
     outbox: SettlementOutbox
     actors: Sequence[Supervised]
+    losses: LossWatch
     draining: bool = False
     _answer: Mapping[str, object] = field(factory=dict, init=False)
     _looked_at: float = field(default=-_FRESH_S, init=False)
@@ -66,6 +68,7 @@ class Readiness:
                 }
         if bound.cancelled_caught:
             reasons.append(f"the database did not answer within {_LOOK_S:g} s")
+        body["loss_events"] = {str(at): how.view() for at, how in self.losses.standings.items()}
         status = "not_ready" if reasons else "ready"
         return {"status": status, "reasons": reasons, **body, "actors": actors}
 

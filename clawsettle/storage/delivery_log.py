@@ -1,4 +1,4 @@
-"""The log of verified webhook deliveries: for service levels and questions, not for money."""
+"""The log of verified webhooks and of what targets were told: for questions, not for money."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,9 +13,10 @@ _SQL = load_queries("delivery_log")
 
 @frozen
 class DeliveryEntry:
-    """One answered delivery; ``error_code`` is None when it succeeded.
+    """One webhook that was answered, or one attempt to tell a target; ``source`` says which.
 
-    ``idempotency_key`` is None when the body named no event.
+    ``error_code`` is None when it succeeded,
+    ``idempotency_key`` when the body of a webhook named no event.
     """
 
     delivery_id: str
@@ -24,6 +25,7 @@ class DeliveryEntry:
     processed_at: datetime
     error_code: str | None
     idempotency_key: str | None
+    source: str = "stripe"
 
 
 @frozen
@@ -45,6 +47,7 @@ class DeliveryLog:
             ["failed" if entry.error_code else "success" for entry in entries],
             [entry.error_code for entry in entries],
             [entry.idempotency_key for entry in entries],
+            [entry.source for entry in entries],
         )
 
     async def expire(self, limit: int) -> int:

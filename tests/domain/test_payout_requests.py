@@ -6,7 +6,7 @@ import pytest
 
 from clawsettle.domain.errors import CallerError
 from clawsettle.domain.ledger_orders import TransferOrder
-from clawsettle.domain.payout_requests import KEY_MAX, PayoutRequest, parse_key, parse_payout
+from clawsettle.domain.payout_requests import PayoutRequest, parse_payout
 from clawsettle.domain.payout_transfers import transfer_of
 from clawsettle.domain.payouts import PayoutStep
 from clawsettle.domain.transfers import Side
@@ -84,33 +84,6 @@ def test_another_currency_is_refused_as_such() -> None:
         "UNSUPPORTED_CURRENCY",
         {"currency": "EUR"},
     )
-
-
-@pytest.mark.parametrize(
-    ("headers", "key"),
-    [
-        ({"idempotency-key": " key_1 "}, "key_1"),
-        ({"x-idempotency-key": "key_2"}, "key_2"),
-        ({"idempotency-key": "key_1", "x-idempotency-key": "key_2"}, "key_1"),
-        ({"idempotency-key": "k" * KEY_MAX}, "k" * KEY_MAX),
-    ],
-)
-def test_the_key_is_the_first_header_that_is_there(headers: dict[str, str], key: str) -> None:
-    assert parse_key(headers) == key
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"idempotency-key": " ", "x-idempotency-key": "key_2"},
-        {"idempotency-key": "k" * (KEY_MAX + 1)},
-    ],
-)
-def test_a_key_is_needed(headers: dict[str, str]) -> None:
-    with pytest.raises(CallerError) as refused:
-        parse_key(headers)
-    assert refused.value.details == {"field": "idempotency_key"}
 
 
 @pytest.mark.parametrize(

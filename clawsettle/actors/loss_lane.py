@@ -1,0 +1,334 @@
+"""The deliveries to one target: as many at once as it may have, apart from all other targets.
+
+Guarantees: a delivery is sent only while its lease runs, and what came of it is stored only while
+the lease is still ours. New ones are sent at once, the backlog in due order, and neither starves
+the other. A target that does not answer is left alone and then tried with one delivery; what is
+kept back meanwhile stays due. An attempt whose result cannot be stored leaves its delivery to
+whoever claims it after the lease.
+Stops: on ``close``, when the attempts under way have been stored.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from clawsettle.actors.batcher import Batcher
+from clawsettle.actors.circuit_breaker import Circuit, CircuitBreaker
+from clawsettle.actors.mailbox import Reply
+from clawsettle.actors.seating import Kind, Seating, Seats
+from clawsettle.actors.timer import Timer
+from clawsettle.clients.risk_targets import RiskTarget
+from clawsettle.domain.errors import Overloaded, StorageError
+from clawsettle.domain.forwarding import RetryPolicy
+from clawsettle.domain.loss_answers import (
+    Answered,
+    Contested,
+    Delivered,
+    HeldByAnother,
+    Outcome,
+    RefusedForGood,
+    Sent,
+    TriedInVain,
+    Unanswered,
+    Withheld,
+    read_answer,
+    settle_contest,
+)
+from clawsettle.domain.loss_calls import call_of
+from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Target
+from clawsettle.domain.loss_resolutions import Step, join_step, release_step
+from clawsettle.domain.loss_transitions import RETRY_AFTER_MAX_S, AttemptResult, judge
+from clawsettle.storage.loss_deliveries import Finished, LeasedDelivery, LossDeliveries
+
+_log = structlog.get_logger(__name__)
+_CLAIM_MAX = 500
+_ENDS_WELL = frozenset({DeliveryState.FORWARDED, DeliveryState.NOT_APPLICABLE})
+
+Attempt = Reply[AttemptResult | None]
+"""The result of an attempt under way; None when it ended without one that could be stored."""
+
+Noted = Callable[[LeasedDelivery, AttemptResult, datetime], None]
+"""Told of each attempt whose result is stored, and when it began."""
+
+
+@frozen(eq=False)
+class _Work:
+    """A leased delivery and its attempt, which ``is_asked`` for though the target be down."""
+
+    leased: LeasedDelivery
+    kind: Kind
+    is_asked: bool
+    attempt: Attempt
+
+
+@define(eq=False)
+class LossLane:
+    """See the module.
+
+    ``in_flight_max`` bounds the calls under way, ``attempt_timeout_s`` each of them. ``finished``
+    stores what attempts come to, together with those of other lanes.
+    """
+
+    target: Target
+    client: RiskTarget
+    deliveries: LossDeliveries
+    finished: Batcher[Finished, Delivery | None]
+    policy: RetryPolicy
+    breaker: CircuitBreaker
+    in_flight_max: int
+    attempt_timeout_s: float
+    poll_s: float
+    noted: Noted
+    lease_lost_count: int = field(default=0, init=False)
+    _seating: Seating = field(init=False)
+    _slots: trio.CapacityLimiter = field(init=False)
+    _timer: Timer = field(init=False)
+    _attempts: trio.Nursery | None = field(default=None, init=False)
+    _under_way: set[_Work] = field(factory=set, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._timer = Timer(f"loss_lane_{self.target}", self.poll_s)
+        # Two rounds of calls: more would only wait for their leases to end.
+        self._seating = Seating(2 * self.in_flight_max, self._timer.ring)
+        self._slots = trio.CapacityLimiter(self.in_flight_max)
+
+    def reserve(self, most: int, kind: Kind = "new") -> AbstractContextManager[Seats]:
+        """Set aside up to ``most`` seats; none for new ones while the target is not answering."""
+        if kind == "new" and self.breaker.state is not Circuit.CLOSED:
+            most = 0
+        return self._seating.reserve(most if self._attempts else 0, kind)
+
+    def start(self, leased: LeasedDelivery, seats: Seats, *, is_asked: bool = False) -> Attempt:
+        """Begin a leased delivery on a seat that was set aside.
+
+        ``is_asked``: somebody wants it made now, whether or not its target answers.
+        """
+        work = _Work(leased, seats.take(), is_asked, Attempt())
+        self._under_way.add(work)
+        if self._attempts is None:  # it has ended since; the lease will
+            self._leave(work, None)
+        else:
+            self._attempts.start_soon(self._attempt, work)
+        return work.attempt
+
+    def ring(self) -> None:
+        """Have it look for due deliveries soon."""
+        self._timer.ring()
+
+    async def run(self) -> None:
+        """Work until closed and drained."""
+        try:
+            async with trio.open_nursery() as attempts:
+                self._attempts = attempts
+                await self._timer.run(self._claim)
+        finally:
+            self._attempts = None
+            for work in list(self._under_way):
+                self._leave(work, None)
+
+    def close(self) -> None:
+        """Claim no more."""
+        self._timer.stop()
+
+    def statistics(self) -> Mapping[str, object]:
+        """Return what is under way, and whether the target answers."""
+        return {
+            "under_way": len(self._under_way),
+            "circuit": str(self.breaker.state),
+            "lease_lost_count": self.lease_lost_count,
+        }
+
+    async def _claim(self) -> bool:
+        state = self.breaker.state
+        if state is Circuit.OPEN or (state is Circuit.HALF_OPEN and self._under_way):
+            return False
+        most = 1 if state is Circuit.HALF_OPEN else min(self._seating.claim_max, _CLAIM_MAX)
+        with self._seating.reserve(most, "backlog") as seats:
+            if not seats.count:
+                return False  # whoever makes room rings
+            most = seats.count
+            rows = await self.deliveries.claim_due(self.target, most)
+            for leased in rows:
+                self.start(leased, seats, is_asked=state is Circuit.HALF_OPEN)
+        return state is Circuit.CLOSED and len(rows) == most
+
+    async def _attempt(self, work: _Work) -> None:
+        result: AttemptResult | None = None
+        try:
+            result = await self._make(work)
+        except (StorageError, Overloaded) as error:
+            _log.warning(
+                "loss_attempt_not_stored",
+                delivery_id=work.leased.delivery.delivery_id,
+                error=error.message,
+            )
+        except Exception:  # noqa: BLE001 - whatever went wrong, the others go on
+            _log.exception("loss_attempt_failed", delivery_id=work.leased.delivery.delivery_id)
+        finally:
+            self._leave(work, result)
+
+    async def _make(self, work: _Work) -> AttemptResult | None:
+        """Make a delivery and store what came of it; None when its lease was lost."""
+        leased = work.leased
+        async with self._slots:
+            began_at = datetime.now(UTC)
+            if leased.lease_ends < trio.current_time() + self.attempt_timeout_s:
+                self._lose(leased)
+                return None
+            if self.breaker.state is not Circuit.CLOSED and not work.is_asked:
+                outcome: Outcome | HeldByAnother = Withheld(0.0)
+            elif (shared := await self._decide_release(leased)) is not None:
+                return self._stored(leased, *shared, began_at)
+            else:
+                outcome = await self._call(leased)
+        if isinstance(outcome, HeldByAnother):
+            return self._stored(leased, *await self._decide_join(leased, outcome), began_at)
+        result = self._judged(leased, outcome)
+        stored = await self.finished.ask((leased, result))
+        return self._stored(leased, result, stored, began_at)
+
+    async def _call(self, leased: LeasedDelivery) -> Outcome | HeldByAnother:
+        delivery, event = leased.delivery, leased.event
+        call = call_of(event, delivery.operation, delivery.target, leased.reason)
+        sent = Sent(
+            delivery.operation,
+            delivery.target,
+            event.loss_event_id,
+            event.amount_minor,
+            delivery.in_doubt,
+        )
+        answer: Answered | Unanswered = Unanswered("no answer: not in time")
+        with trio.move_on_after(self.attempt_timeout_s):
+            answer = await self.client.send(call)
+        outcome = read_answer(sent, answer)
+        if isinstance(outcome, Contested):
+            outcome = await self._settle(sent, outcome)
+        self._heed(outcome)
+        return outcome
+
+    async def _settle(self, sent: Sent, contested: Contested) -> Outcome:
+        hold: Mapping[str, Any] | Unanswered | None = Unanswered("no answer to a look")
+        with trio.move_on_after(self.attempt_timeout_s):
+            hold = await self.client.hold_of(sent.loss_event_id)
+        if isinstance(hold, Unanswered):
+            message = f"{contested.message}; {hold.message}"
+            return TriedInVain(contested.http_status, contested.code, message, is_slow=True)
+        return settle_contest(sent, contested, hold)
+
+    def _heed(self, outcome: Outcome | HeldByAnother) -> None:
+        """Tell the breaker how the target fares."""
+        if not isinstance(outcome, TriedInVain) or not outcome.is_target_down:
+            if self.breaker.state is not Circuit.CLOSED:
+                _log.info("loss_target_answers", target=str(self.target))
+                self._timer.ring()
+            self.breaker.succeed()
+            return
+        before = self.breaker.state
+        if outcome.retry_after_s is not None:
+            self.breaker.pause(min(outcome.retry_after_s, RETRY_AFTER_MAX_S))
+        else:
+            self.breaker.fail()
+        if before is Circuit.CLOSED and self.breaker.state is not Circuit.CLOSED:
+            _log.error(
+                "loss_target_down",
+                target=str(self.target),
+                code=outcome.code,
+                reason=outcome.message,
+                retry_after_s=outcome.retry_after_s,
+            )
+
+    async def _decide_release(
+        self, leased: LeasedDelivery
+    ) -> tuple[AttemptResult, Delivery | None] | None:
+        """Decide whether an escrow's hold may be released; None when it is to be."""
+        delivery = leased.delivery
+        if delivery.target is not Target.ESCROW or delivery.operation is not Operation.RESOLVE:
+            return None
+
+        def decide(others: Sequence[Delivery]) -> AttemptResult | None:
+            step = release_step(delivery, others)
+            if step is Step.SHARE:
+                return self._judged(leased, Delivered(None, is_shared=True))
+            if step is Step.WAIT:
+                message = "another event is being applied to the escrow"
+                return self._judged(leased, TriedInVain(None, "ESCROW_BUSY", message))
+            return None
+
+        return await self.deliveries.under_escrow(leased, decide)
+
+    async def _decide_join(
+        self, leased: LeasedDelivery, held: HeldByAnother
+    ) -> tuple[AttemptResult, Delivery | None]:
+        """Decide what it means that the escrow is held for another event."""
+
+        def decide(others: Sequence[Delivery]) -> AttemptResult:
+            step = join_step(others)
+            outcome: Outcome = RefusedForGood(held.http_status, held.code, held.message)
+            if step is Step.SHARE:
+                outcome = Delivered(held.http_status, is_shared=True)
+            elif step is Step.WAIT:
+                outcome = TriedInVain(held.http_status, held.code, held.message)
+            return self._judged(leased, outcome)
+
+        decided = await self.deliveries.under_escrow(leased, decide)
+        assert decided is not None  # noqa: S101 - it decides always
+        return decided
+
+    def _stored(
+        self,
+        leased: LeasedDelivery,
+        result: AttemptResult,
+        stored: Delivery | None,
+        began_at: datetime,
+    ) -> AttemptResult | None:
+        """Tell of a result that was stored; None when the lease was lost before."""
+        if stored is None:
+            self._lose(leased)
+            return None
+        if result.attempted:
+            _report(leased, result)
+            self.noted(leased, result, began_at)
+        return result
+
+    def _judged(self, leased: LeasedDelivery, outcome: Outcome) -> AttemptResult:
+        return judge(leased.delivery, outcome, age_s=leased.age_s, policy=self.policy)
+
+    def _lose(self, leased: LeasedDelivery) -> None:
+        self.lease_lost_count += 1
+        _log.warning(
+            "loss_lease_lost",
+            delivery_id=leased.delivery.delivery_id,
+            attempts=leased.delivery.attempts,
+        )
+
+    def _leave(self, work: _Work, result: AttemptResult | None) -> None:
+        if work in self._under_way:
+            self._under_way.remove(work)
+            self._seating.leave(work.kind)
+        work.attempt.resolve(result)
+
+
+def _report(leased: LeasedDelivery, result: AttemptResult) -> None:
+    delivery = leased.delivery
+    tell = _log.warning
+    if result.state in _ENDS_WELL:
+        tell = _log.info
+    elif result.state is DeliveryState.DEAD:
+        tell = _log.error
+    tell(
+        f"loss_delivery_{result.state}",
+        delivery_id=delivery.delivery_id,
+        loss_event_id=delivery.loss_event_id,
+        operation=str(delivery.operation),
+        target=str(delivery.target),
+        attempts=delivery.attempts,
+        http_status=result.http_status,
+        code=result.error_code,
+        reason=result.error_message,
+        retry_in_s=result.retry_in_s,
+    )

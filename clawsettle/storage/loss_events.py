@@ -1,0 +1,427 @@
+"""The repository of loss events: recording them, and resolving them, each once.
+
+An event and its deliveries are one commit, and so are a resolution, its deliveries and what it
+cancels. Deliveries are leased from birth to whoever records them, as far as he has room.
+Source: loss-events contract sections 3 and 4; 10 (4, 5, 8, 9, 10).
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import trio
+from attrs import define, evolve, field, frozen
+
+from clawsettle.domain.canonical import compact_json
+from clawsettle.domain.errors import ClawsettleError, ConflictError, NotFoundError
+from clawsettle.domain.loss_answers import NOT_CONFIGURED
+from clawsettle.domain.loss_events import (
+    CURRENCY,
+    Delivery,
+    DeliveryState,
+    LossEvent,
+    LossStatus,
+    Operation,
+    Resolution,
+    Target,
+    delivery_id,
+    escrow_of,
+    resolution_id,
+    resolve_hash,
+)
+from clawsettle.domain.loss_requests import LossRequest, ResolveRequest
+from clawsettle.domain.loss_resolutions import is_canceled, not_ready, taken_back
+from clawsettle.storage.bridge import Database, Row, Transaction
+from clawsettle.storage.loss_deliveries import LeasedDelivery, roll_up_all
+from clawsettle.storage.loss_rows import (
+    delivery_row,
+    event_row,
+    read_delivery,
+    read_event,
+    read_resolution,
+    resolution_row,
+)
+from clawsettle.storage.payouts import birth_token
+from clawsettle.storage.queries import load_queries
+
+_SQL = load_queries("loss_events")
+
+
+@frozen
+class Recorded:
+    """An event that was asked for, with its apply deliveries; ``deduped``: it was there before.
+
+    ``leased`` are those of them that are leased to the caller.
+    """
+
+    event: LossEvent
+    deliveries: Sequence[Delivery]
+    deduped: bool
+    leased: Sequence[LeasedDelivery] = ()
+
+
+@frozen
+class Resolved:
+    """A resolution that was asked for, with its deliveries; see ``Recorded``."""
+
+    event: LossEvent
+    resolution: Resolution
+    deliveries: Sequence[Delivery]
+    deduped: bool
+    leased: Sequence[LeasedDelivery] = ()
+
+
+@define(eq=False)
+class Births:
+    """Which deliveries are leased to their recorder from birth, and how the others begin.
+
+    ``seats`` says how many there may be a target, ``configured`` which targets can be told at all.
+    The tokens are drawn once, so that a try whose answer was lost is known by them.
+    """
+
+    configured: Collection[Target]
+    seats: Mapping[Target, int]
+    lease_s: float
+    _tokens: dict[str, int] = field(factory=dict, init=False)
+    _left: dict[Target, int] = field(factory=dict, init=False)
+
+    def begin(self) -> None:
+        """Give out the seats anew; a try that is repeated gives the same ones."""
+        self._left = dict(self.seats)
+
+    def is_ours(self, delivery: Delivery) -> bool:
+        """Whether a delivery has a token that was drawn here."""
+        token = self._tokens.get(delivery.delivery_id)
+        return token is not None and token == delivery.lease_token
+
+    def deliver(
+        self, event: LossEvent, operation: Operation, targets: Iterable[Target], at: datetime
+    ) -> list[Delivery]:
+        """Return an event's new deliveries, recorded at ``at``."""
+        return [self._deliver(event, operation, target, at) for target in targets]
+
+    def _deliver(
+        self, event: LossEvent, operation: Operation, target: Target, at: datetime
+    ) -> Delivery:
+        is_configured = target in self.configured
+        new = Delivery(
+            loss_event_id=event.loss_event_id,
+            operation=operation,
+            target=target,
+            delivery_id=delivery_id(event.loss_event_id, operation, target),
+            escrow_id=escrow_of(event.metadata) if target is Target.ESCROW else None,
+            state=DeliveryState.PENDING if is_configured else DeliveryState.WAITING,
+            attempts=0,
+            opened_at=at,
+            created_at=at,
+            updated_at=at,
+            due_at=at,
+            last_error_code=None if is_configured else NOT_CONFIGURED,
+            last_error_message=None if is_configured else f"{target} is not configured",
+        )
+        if not is_configured or not self._left.get(target):
+            return new
+        self._left[target] -= 1
+        return evolve(
+            new,
+            attempts=1,
+            due_at=at + timedelta(seconds=self.lease_s),
+            lease_token=self._tokens.setdefault(new.delivery_id, birth_token()),
+            last_attempted_at=at,
+        )
+
+
+@frozen
+class LossEvents:
+    """The repository of events and resolutions.
+
+    Every method is one commit and repeatable, and raises StorageUnavailable or StorageError. An
+    answer that was lost is given again by the repeat, together with what it has leased.
+    """
+
+    database: Database
+    lease_s: float
+
+    async def record(
+        self,
+        requests: Sequence[LossRequest],
+        *,
+        configured: Collection[Target],
+        seats: Mapping[Target, int],
+    ) -> list[Recorded | ConflictError]:
+        """Record events, or find those that their keys stand for; an answer each, in order.
+
+        Up to ``seats`` deliveries a target are leased to the caller.
+        """
+        births = Births(configured, seats, self.lease_s)
+        begun = trio.current_time()
+
+        async def work(transaction: Transaction) -> list[Recorded | ConflictError]:
+            births.begin()
+            return await _Recording(transaction, births).run(requests)
+
+        answers = await self.database.transaction(work)
+        return [
+            answer
+            if isinstance(answer, ConflictError)
+            else evolve(answer, leased=self._leased(births, answer, None, begun))
+            for answer in answers
+        ]
+
+    async def resolve(
+        self,
+        request: ResolveRequest,
+        *,
+        configured: Collection[Target],
+        seats: Mapping[Target, int],
+    ) -> Resolved:
+        """Resolve an event, or find the resolution that the key stands for.
+
+        Raises: NotFoundError with ``details.loss_event_id``, ConflictError LOSS_EVENT_NOT_READY
+        while somebody can still be told of the event, the request's fault, ConflictError
+        IDEMPOTENCY_CONFLICT when the key or the event has another resolution.
+        """
+        births = Births(configured, seats, self.lease_s)
+        begun = trio.current_time()
+
+        async def work(transaction: Transaction) -> Resolved | ClawsettleError:
+            births.begin()
+            return await _resolve(transaction, births, request)
+
+        answer = await self.database.transaction(work)
+        if isinstance(answer, ClawsettleError):
+            raise answer
+        return evolve(answer, leased=self._leased(births, answer, answer.resolution.reason, begun))
+
+    def _leased(
+        self, births: Births, answer: Recorded | Resolved, reason: str | None, begun: float
+    ) -> list[LeasedDelivery]:
+        """Return what is leased to the caller; of equal requests the first has all of it."""
+        return [
+            LeasedDelivery(one, answer.event, reason, 0.0, begun + self.lease_s)
+            for one in answer.deliveries
+            if births.is_ours(one) and not answer.deduped
+        ]
+
+
+@define(eq=False)
+class _Recording:
+    """The recording of a batch within a transaction; requests may be the same, or conflict.
+
+    ``new`` are the deliveries of the events that it has inserted.
+    """
+
+    transaction: Transaction
+    births: Births
+    new: dict[str, Sequence[Delivery]] = field(factory=dict, init=False)
+
+    async def run(self, requests: Sequence[LossRequest]) -> list[Recorded | ConflictError]:
+        standing = await self._insert(requests)
+        # Somebody else was quicker with some of them: those can be seen now.
+        while standing is None:
+            standing = await self._insert(requests)
+        deliveries = {**await self._stored(standing), **self.new}
+        told: set[str] = set()
+        results: list[Recorded | ConflictError] = []
+        for event in standing:
+            if isinstance(event, ConflictError):
+                results.append(event)
+                continue
+            event_id, found = event.loss_event_id, deliveries[event.loss_event_id]
+            is_new = event_id in self.new or any(map(self.births.is_ours, found))
+            results.append(Recorded(event, found, deduped=not is_new or event_id in told))
+            told.add(event_id)
+        return results
+
+    async def _insert(
+        self, requests: Sequence[LossRequest]
+    ) -> list[LossEvent | ConflictError] | None:
+        """Insert what is not there; return what each request comes to, None when one was lost."""
+        rows = await self.transaction.fetch(
+            _SQL["known"],
+            [request.idempotency_key for request in requests],
+            [request.source_service for request in requests],
+            [request.source_event_id for request in requests],
+        )
+        at: datetime = rows[0]["read_at"]
+        known = _Known(read_event(row) for row in rows if row["loss_event_id"] is not None)
+        drafts: list[LossEvent] = []
+        standing: list[LossEvent | ConflictError] = []
+        for request in requests:
+            event = known.find(request)
+            if event is None:
+                event = _draft(request, at)
+                drafts.append(event)
+                known.add(event)
+            standing.append(request.conflict_with(event) or event)
+        targets = {request.loss_event_id: request.targets for request in requests}
+        inserted = await self._insert_events(drafts)
+        for event in drafts:
+            if event.loss_event_id in inserted:
+                self.new[event.loss_event_id] = self.births.deliver(
+                    event, Operation.APPLY, targets[event.loss_event_id], at
+                )
+        born = [one for i in inserted for one in self.new[i]]
+        if born:
+            await _insert_deliveries(self.transaction, born)
+        return standing if len(inserted) == len(drafts) else None
+
+    async def _insert_events(self, drafts: Sequence[LossEvent]) -> set[str]:
+        if not drafts:
+            return set()
+        rows = [event_row(event) for event in drafts]
+        inserted = await self.transaction.fetch(_SQL["insert_events"], rows)
+        return {row["loss_event_id"] for row in inserted}
+
+    async def _stored(
+        self, standing: Sequence[LossEvent | ConflictError]
+    ) -> dict[str, Sequence[Delivery]]:
+        """Return the deliveries of those events that were there before."""
+        events = [one.loss_event_id for one in standing if isinstance(one, LossEvent)]
+        asked = sorted(set(events) - self.new.keys())
+        if not asked:
+            return {}
+        return await _deliveries_of(self.transaction, asked, Operation.APPLY)
+
+
+class _Known:
+    """Events by their keys and by their sources."""
+
+    def __init__(self, events: Iterable[LossEvent]) -> None:
+        self._by_key: dict[str, LossEvent] = {}
+        self._by_source: dict[tuple[str, str], LossEvent] = {}
+        for event in events:
+            self.add(event)
+
+    def add(self, event: LossEvent) -> None:
+        self._by_key[event.idempotency_key] = event
+        self._by_source[event.source_service, event.source_event_id] = event
+
+    def find(self, request: LossRequest) -> LossEvent | None:
+        """Return the event of a request's key, or else the one of its source."""
+        source = (request.source_service, request.source_event_id)
+        return self._by_key.get(request.idempotency_key) or self._by_source.get(source)
+
+
+def _draft(request: LossRequest, at: datetime) -> LossEvent:
+    return LossEvent(
+        loss_event_id=request.loss_event_id,
+        idempotency_key=request.idempotency_key,
+        request_hash=request.request_hash(at),
+        source_service=request.source_service,
+        source_event_id=request.source_event_id,
+        account_did=request.account_did,
+        account_id=request.account_id,
+        amount_minor=request.amount_minor,
+        currency=CURRENCY,
+        reason_code=request.reason_code,
+        severity=request.severity,
+        occurred_at=request.occurred_at or at,
+        metadata_json=compact_json(request.metadata),
+        status=LossStatus.RECORDED,
+        target_count=len(request.targets),
+        forwarded_count=0,
+        failed_count=0,
+        created_at=at,
+        updated_at=at,
+    )
+
+
+async def _resolve(
+    transaction: Transaction, births: Births, request: ResolveRequest
+) -> Resolved | ClawsettleError:
+    """Resolve an event under its row's lock, or say why not, in the contract's order."""
+    event_id = request.loss_event_id
+    rows = await transaction.fetch(_SQL["lock_event"], event_id)
+    if not rows:
+        return NotFoundError("no such loss event", details={"loss_event_id": event_id})
+    event, at = read_event(rows[0]), rows[0]["read_at"]
+    applies = (await _deliveries_of(transaction, [event_id], Operation.APPLY))[event_id]
+    if open_targets := not_ready(applies):
+        return ConflictError(
+            "somebody can still be told of the loss event",
+            code="LOSS_EVENT_NOT_READY",
+            details={
+                "loss_event_id": event_id,
+                "status": str(event.status),
+                "open_targets": [str(target) for target in open_targets],
+            },
+        )
+    if request.fault is not None:
+        return request.fault
+    targets = taken_back(applies)
+    new = _resolution(request, targets, at)
+    standing = await _standing(transaction, request)
+    if standing is None:
+        inserted = await transaction.fetch(_SQL["insert_resolution"], [resolution_row(new)])
+        if not inserted:  # another event was quicker with the key
+            standing = await _standing(transaction, request)
+    if standing is not None:
+        return await _found(transaction, births, request, event, standing)
+    canceled = [str(one.target) for one in applies if is_canceled(one)]
+    await transaction.fetch(_SQL["cancel"], event_id, canceled)
+    deliveries = births.deliver(event, Operation.RESOLVE, targets, at)
+    if deliveries:
+        await _insert_deliveries(transaction, deliveries)
+    await roll_up_all(transaction, [event_id], {})
+    rows = await transaction.fetch(_SQL["lock_event"], event_id)
+    return Resolved(read_event(rows[0]), new, deliveries, deduped=False)
+
+
+async def _found(
+    transaction: Transaction,
+    births: Births,
+    request: ResolveRequest,
+    event: LossEvent,
+    standing: Resolution,
+) -> Resolved | ConflictError:
+    """Answer with the resolution of the key or of the event, if it is what is asked for."""
+    if conflict := request.conflict_with(standing):
+        return conflict
+    found = await _deliveries_of(transaction, [event.loss_event_id], Operation.RESOLVE)
+    deliveries = found.get(event.loss_event_id, [])
+    is_unheard = any(map(births.is_ours, deliveries))
+    return Resolved(event, standing, deliveries, deduped=not is_unheard)
+
+
+async def _standing(transaction: Transaction, request: ResolveRequest) -> Resolution | None:
+    """Return the resolution of the request's key, or else the one of its event."""
+    rows = await transaction.fetch(_SQL["resolution_of_key"], request.idempotency_key)
+    if not rows:
+        rows = await transaction.fetch(_SQL["resolution_of_event"], request.loss_event_id)
+    return read_resolution(rows[0]) if rows else None
+
+
+def _resolution(request: ResolveRequest, targets: list[Target], at: datetime) -> Resolution:
+    event_id = request.loss_event_id
+    # Nobody has anything to take back: then it is over at once.
+    is_over = not targets
+    return Resolution(
+        loss_event_id=event_id,
+        resolution_id=resolution_id(request.idempotency_key, event_id),
+        idempotency_key=request.idempotency_key,
+        request_hash=resolve_hash(event_id, request.reason, targets),
+        reason=request.reason,
+        status=LossStatus.FORWARDED if is_over else LossStatus.RECORDED,
+        target_count=len(targets),
+        forwarded_count=0,
+        failed_count=0,
+        created_at=at,
+        updated_at=at,
+        resolved_at=at if is_over else None,
+    )
+
+
+async def _insert_deliveries(transaction: Transaction, born: Sequence[Delivery]) -> None:
+    await transaction.fetch(_SQL["insert_deliveries"], [delivery_row(one) for one in born])
+
+
+async def _deliveries_of(
+    transaction: Transaction, event_ids: Sequence[str], operation: Operation
+) -> dict[str, Sequence[Delivery]]:
+    rows: Sequence[Row] = await transaction.fetch(
+        _SQL["deliveries_of"], list(event_ids), str(operation)
+    )
+    found: dict[str, list[Delivery]] = {}
+    for delivery in map(read_delivery, rows):
+        found.setdefault(delivery.loss_event_id, []).append(delivery)
+    return {**found}

@@ -1,0 +1,241 @@
+"""Loss events on their way: every target is told once, and nobody waits for another."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from clawsettle.actors.loss_fanout import LossFanout
+from clawsettle.domain.errors import ConflictError, NotFoundError
+from clawsettle.domain.loss_events import DeliveryState, LossStatus, Operation, Target
+from clawsettle.domain.loss_requests import RequeueRequest, RetryRequest
+from clawsettle.storage.operator_actions import Operator
+from tests.house import House, open_house
+from tests.losses import (
+    HANG,
+    Targets,
+    answer,
+    balances,
+    deliveries,
+    event_of,
+    fund,
+    loss,
+    loss_settings,
+    open_targets,
+    resolve,
+    settled,
+    until,
+    until_status,
+)
+
+NAMED = {"escrow_id": "esc_1", "bounty_id": "bty_1"}
+OPERATOR = Operator("key:test", "for the test")
+UNINSURED = answer(404, {"error": "NOT_FOUND", "message": "no policy"})
+
+
+@asynccontextmanager
+async def open_fanout(
+    database_url: str, **options: Any
+) -> AsyncIterator[tuple[House, LossFanout, Targets]]:
+    async with (
+        open_targets() as targets,
+        open_house(database_url, loss_settings(targets, **options)) as house,
+    ):
+        yield house, house.parts.losses.fanout, targets
+
+
+async def test_every_target_is_told_at_once(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house, 1000)
+        recorded = await fanout.record(loss(metadata=NAMED))
+        assert not recorded.deduped
+        assert recorded.event.status is LossStatus.RECORDED
+        assert {one.target for one in recorded.deliveries} == set(Target)
+        assert recorded.event.target_count == 5
+        found = await settled(house.database, recorded.event)
+        assert {one.state for one in found.values()} == {DeliveryState.FORWARDED}, found
+        event = await event_of(house.database, recorded.event)
+        assert (event.status, event.forwarded_count) == (LossStatus.FORWARDED, 5)
+        assert await balances(house) == (750, 250)
+        for target in list(Target)[1:]:
+            assert targets.keys(target) == [f"loss-event:{event.loss_event_id}:{target}"]
+
+
+async def test_a_replay_tells_nobody_again(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        first = await fanout.record(loss())
+        await settled(house.database, first.event)
+        again = await fanout.record(loss())
+        assert again.deduped
+        assert again.event.loss_event_id == first.event.loss_event_id
+        assert len(targets.asked) == 2
+        with pytest.raises(ConflictError) as conflict:
+            await fanout.record(loss(amount_minor="251"))
+        assert conflict.value.code == "IDEMPOTENCY_CONFLICT"
+        other = loss("k2", source_event_id="evt_k1")
+        with pytest.raises(ConflictError) as known:
+            await fanout.record(other)
+        assert known.value.details["existing_loss_event_id"] == first.event.loss_event_id
+
+
+async def test_many_at_once_under_one_key_are_one_event(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        recorded: list[Any] = []
+
+        async def record() -> None:
+            recorded.append(await fanout.record(loss()))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(record)
+        assert sorted(one.deduped for one in recorded) == [False] + [True] * 9
+        await settled(house.database, recorded[0].event)
+        assert len(targets.asked) == 2
+
+
+async def test_resolving_takes_back_what_was_done(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house, 1000)
+        targets.script[Target.CLAWINSURE] = UNINSURED
+        recorded = await fanout.record(loss(metadata=NAMED))
+        found = await settled(house.database, recorded.event)
+        assert found[Target.CLAWINSURE].state is DeliveryState.NOT_APPLICABLE
+        assert (await event_of(house.database, recorded.event)).status is LossStatus.FORWARDED
+        resolved = await fanout.resolve(resolve(recorded.event))
+        assert not resolved.deduped
+        found = await settled(house.database, recorded.event, Operation.RESOLVE)
+        assert {str(target) for target in found} == {
+            "ledger",
+            "escrow",
+            "clawincome",
+            "clawbounties",
+        }
+        assert {one.state for one in found.values()} == {DeliveryState.FORWARDED}
+        assert await balances(house) == (1000, 0)
+        assert targets.bodies(Target.CLAWINCOME)[1]["direction"] == "credit"
+        assert (await fanout.resolve(resolve(recorded.event))).deduped
+        with pytest.raises(ConflictError):
+            await fanout.resolve(resolve(recorded.event, "another"))
+        with pytest.raises(ConflictError):
+            await fanout.resolve(resolve(recorded.event, reason="another"))
+
+
+async def test_an_event_nobody_knows_cannot_be_resolved(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, _):
+        await fund(house)
+        recorded = await fanout.record(loss())
+        unknown = resolve(recorded.event)
+        with pytest.raises(NotFoundError):
+            await fanout.resolve(type(unknown)("lse_unknown", "rk", None))
+        await settled(house.database, recorded.event)
+
+
+async def test_who_can_still_be_told_keeps_an_event_from_being_resolved(database_url: str) -> None:
+    async with open_fanout(database_url, retry_base_s=3600, retry_max_s=3600) as (
+        house,
+        fanout,
+        targets,
+    ):
+        await fund(house)
+        targets.script[Target.CLAWINCOME] = [answer(500, {})]
+        recorded = await fanout.record(loss())
+        found = await settled(house.database, recorded.event)
+        assert found[Target.CLAWINCOME].state is DeliveryState.FAILED
+        with pytest.raises(ConflictError) as error:
+            await fanout.resolve(resolve(recorded.event))
+        assert error.value.code == "LOSS_EVENT_NOT_READY"
+        request = RetryRequest(Operation.APPLY, 25, recorded.event.loss_event_id, force=True)
+        summary = await fanout.retry(request, budget=trio.fail_after(5))
+        assert (summary.attempted, summary.forwarded, summary.failed) == (1, 1, 0)
+        keys = targets.keys(Target.CLAWINCOME)
+        assert len(keys) == 2
+        assert len(set(keys)) == 1
+        await fanout.resolve(resolve(recorded.event))
+        await settled(house.database, recorded.event, Operation.RESOLVE)
+
+
+async def test_who_refuses_for_good_keeps_nobody(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house, 1000)
+        targets.script[Target.CLAWINSURE] = answer(409, {"error": "POLICY_NOT_CLAIMABLE"})
+        recorded = await fanout.record(loss())
+        found = await settled(house.database, recorded.event)
+        assert found[Target.CLAWINSURE].state is DeliveryState.DEAD
+        event = await event_of(house.database, recorded.event)
+        assert (event.status, event.failed_count) == (LossStatus.PARTIALLY_FORWARDED, 1)
+        await fanout.resolve(resolve(recorded.event))
+        await settled(house.database, recorded.event, Operation.RESOLVE)
+        found = await deliveries(house.database, recorded.event)
+        assert found[Target.CLAWINSURE].state is DeliveryState.CANCELED
+        assert await balances(house) == (1000, 0)
+        with pytest.raises(ConflictError):
+            await fanout.requeue(
+                RequeueRequest(None, None, None, found[Target.CLAWINSURE].delivery_id, 10),
+                OPERATOR,
+            )
+
+
+async def test_what_was_refused_is_brought_back_by_an_operator(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        targets.script[Target.CLAWINSURE] = [answer(409, {"error": "POLICY_NOT_CLAIMABLE"})]
+        recorded = await fanout.record(loss())
+        await settled(house.database, recorded.event)
+        request = RequeueRequest(None, Target.CLAWINSURE, None, None, 10)
+        (requeued,) = await fanout.requeue(request, OPERATOR)
+        assert requeued.state is DeliveryState.PENDING
+        await until_status(house.database, recorded.event, "forwarded")
+
+
+async def test_a_target_that_is_not_configured_is_waited_for(database_url: str) -> None:
+    async with open_targets() as targets:
+        without = loss_settings(targets, without=[Target.CLAWINCOME])
+        async with open_house(database_url, without) as house:
+            await fund(house)
+            recorded = await house.parts.losses.fanout.record(loss())
+            await until(lambda: len(targets.asked) >= 1)
+            found = await deliveries(house.database, recorded.event)
+            assert found[Target.CLAWINCOME].state is DeliveryState.WAITING
+            assert found[Target.CLAWINCOME].last_error_code == "DEPENDENCY_NOT_CONFIGURED"
+        async with open_house(database_url, loss_settings(targets, poll_s=0.05)) as house:
+            found = await settled(house.database, recorded.event)
+            await until_status(house.database, recorded.event, "forwarded")
+
+
+async def test_a_target_that_hangs_delays_no_other(database_url: str) -> None:
+    async with open_fanout(database_url, attempt_timeout_s=0.5) as (house, fanout, targets):
+        await fund(house)
+        targets.script[Target.CLAWINSURE] = HANG
+        events = [(await fanout.record(loss(f"k{place}"))).event for place in range(20)]
+        await until(lambda: len(targets.keys(Target.CLAWINCOME)) >= 20)
+        for event in events:
+            found = await settled(house.database, event)
+            assert found[Target.LEDGER].state is DeliveryState.FORWARDED
+            assert found[Target.CLAWINCOME].state is DeliveryState.FORWARDED
+            assert not found[Target.CLAWINSURE].state.is_terminal
+
+
+async def test_two_events_on_one_escrow_share_its_hold(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        first = await fanout.record(loss("k1", metadata={"escrow_id": "esc_1"}))
+        await settled(house.database, first.event)
+        targets.script[Target.ESCROW] = [
+            answer(409, {"error": "IDEMPOTENCY_CONFLICT", "message": "held for another event"})
+        ]
+        second = await fanout.record(loss("k2", metadata={"escrow_id": "esc_1"}))
+        found = await settled(house.database, second.event)
+        assert found[Target.ESCROW].state is DeliveryState.FORWARDED
+        assert found[Target.ESCROW].is_shared
+        await fanout.resolve(resolve(first.event, "rk1"))
+        found = await settled(house.database, first.event, Operation.RESOLVE)
+        assert found[Target.ESCROW].is_shared
+        assert len(targets.bodies(Target.ESCROW)) == 2  # the hold stays for the second event
+        await fanout.resolve(resolve(second.event, "rk2"))
+        found = await settled(house.database, second.event, Operation.RESOLVE)
+        assert not found[Target.ESCROW].is_shared
+        assert targets.bodies(Target.ESCROW)[2]["action"] == "release"
