@@ -281,14 +281,14 @@ async def test_a_duplicate_that_starts_the_first_attempt_is_a_duplicate(database
             one.actor for one in house.parts.actors if one.actor.name == "settlement_forwarder"
         ]
         assert isinstance(forwarder, SettlementForwarder)
-        forwarder.when_roomy = lambda: None
+        forwarder.seating.when_roomy = lambda: None
         said: list[bool] = []
 
         async def deliver() -> None:
             said.append((await house.deliver(payin("evt_1", account_id))).json()["deduped"])
 
         async with trio.open_nursery() as nursery:
-            with forwarder.reserve(forwarder.room):
+            with forwarder.seating.reserve(forwarder.seating.room):
                 nursery.start_soon(deliver)
                 with trio.fail_after(5):
                     while not await house.database.fetch(  # noqa: ASYNC110 - rows tell nobody
