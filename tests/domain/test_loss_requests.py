@@ -1,7 +1,8 @@
 """What a caller may ask of loss events, with the contract's published ids, hashes and vectors."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
 
 import pytest
 from attrs import evolve
@@ -468,8 +469,8 @@ def test_a_bad_field_of_a_retry_is_named(body: dict[str, object], field: str) ->
     assert refused.value.details == {"field": field}
 
 
-@pytest.mark.parametrize("parse", [lambda body: parse_retry(body, 25), parse_requeue])
-def test_a_retry_and_a_requeue_are_objects(parse: Any) -> None:
+@pytest.mark.parametrize("parse", [partial(parse_retry, limit_default=25), parse_requeue])
+def test_a_retry_and_a_requeue_are_objects(parse: Callable[[object], object]) -> None:
     bodies: list[object] = [None, [], "apply"]
     for body in bodies:
         with pytest.raises(CallerError) as refused:
