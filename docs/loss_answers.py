@@ -158,9 +158,9 @@ def _of(operation: Operation, target: Target) -> Iterator[str]:
             yield from _held(call, label, read)
         else:
             yield _row(call, label, read)
-            doubted = _read(call, answer, in_doubt=True)
-            if doubted != read:
-                yield _row(call, f"{label}, when it may not have been applied", doubted)
+            absent = _read(call, answer, may_be_absent=operation is _RESOLVE)
+            if absent != read:
+                yield _row(call, f"{label}, when it may not have been applied", absent)
 
 
 def _contested(call: Call, label: str, contested: Contested) -> Iterator[str]:
@@ -220,12 +220,12 @@ def _row(call: Call, label: str, outcome: object, *, is_last: bool = False) -> s
     )
 
 
-def _read(call: Call, answer: Answered | Unanswered, *, in_doubt: bool = False) -> object:
-    return read_answer(_sent(call, in_doubt=in_doubt), answer)
+def _read(call: Call, answer: Answered | Unanswered, *, may_be_absent: bool = False) -> object:
+    return read_answer(_sent(call, may_be_absent=may_be_absent), answer)
 
 
-def _sent(call: Call, *, in_doubt: bool = False) -> Sent:
-    return Sent(*call, _EVENT_ID, _AMOUNT_MINOR, in_doubt)
+def _sent(call: Call, *, may_be_absent: bool = False) -> Sent:
+    return Sent(*call, _EVENT_ID, _AMOUNT_MINOR, may_be_absent)
 
 
 def _delivery(call: Call, *, attempts: int) -> Delivery:

@@ -200,7 +200,7 @@ class LossLane:
             delivery.target,
             event.loss_event_id,
             event.amount_minor,
-            delivery.in_doubt,
+            leased.may_be_absent,
         )
         answer: Answered | Unanswered = Unanswered("no answer: not in time")
         with trio.move_on_after(self.attempt_timeout_s):

@@ -49,13 +49,16 @@ _NAMES = {
 
 @frozen
 class Sent:
-    """What was asked for, as far as answers are compared with it."""
+    """What was asked for, as far as answers are compared with it.
+
+    ``may_be_absent``: a release of what may never have been applied.
+    """
 
     operation: Operation
     target: Target
     loss_event_id: str
     amount_minor: int
-    in_doubt: bool = False
+    may_be_absent: bool = False
 
 
 @frozen
@@ -247,8 +250,7 @@ def _read_known_code(sent: Sent, status: int, code: str, message: str) -> Outcom
     if status not in (_NOT_FOUND, _CONFLICT):
         return None
     about = (sent.operation, sent.target)
-    # What an apply in doubt may have left is nowhere to be found.
-    is_absent = code == "NOT_FOUND" and sent.operation is Operation.RESOLVE and sent.in_doubt
+    is_absent = code == "NOT_FOUND" and sent.may_be_absent
     if is_absent or code in _NOTHING_TO_DO.get(about, ()):
         return NothingToDo(status, code, message)
     if code in _ALREADY_DONE.get(about, ()):

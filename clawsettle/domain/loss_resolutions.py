@@ -43,6 +43,11 @@ def taken_back(applies: Iterable[Delivery]) -> list[Target]:
     return [target for target in Target if target in told and target is not Target.CLAWINSURE]
 
 
+def unseen(applies: Iterable[Delivery]) -> set[Target]:
+    """Return the targets that need not find what a release of theirs is to take back."""
+    return {one.target for one in applies if one.state is not DeliveryState.FORWARDED}
+
+
 def is_canceled(apply: Delivery) -> bool:
     """Return whether resolving its event ends an apply delivery that was not delivered."""
     return apply.state in {_WAITING, DeliveryState.DEAD}

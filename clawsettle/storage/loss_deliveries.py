@@ -36,7 +36,8 @@ class LeasedDelivery:
     """A delivery that is leased to us until ``lease_ends`` on trio's clock, with its event.
 
     ``reason`` is its resolution's. ``age_s`` is how long it had been open when it was claimed:
-    seconds since it was recorded or requeued.
+    seconds since it was recorded or requeued. ``may_be_absent``: it releases what may never have
+    been applied.
     """
 
     delivery: Delivery
@@ -44,6 +45,7 @@ class LeasedDelivery:
     reason: str | None
     age_s: float
     lease_ends: float
+    may_be_absent: bool = False
 
 
 Finished = tuple[LeasedDelivery, AttemptResult]
@@ -183,6 +185,7 @@ class LossDeliveries:
                 row["reason"],
                 row["age_s"],
                 begun + self.lease_s,
+                row["may_be_absent"],
             )
             for row in rows
         ]

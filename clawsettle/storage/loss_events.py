@@ -29,7 +29,7 @@ from clawsettle.domain.loss_events import (
     resolve_hash,
 )
 from clawsettle.domain.loss_requests import LossRequest, ResolveRequest
-from clawsettle.domain.loss_resolutions import is_canceled, not_ready, taken_back
+from clawsettle.domain.loss_resolutions import is_canceled, not_ready, taken_back, unseen
 from clawsettle.storage.bridge import Database, Row, Transaction
 from clawsettle.storage.loss_deliveries import LeasedDelivery, roll_up_all
 from clawsettle.storage.loss_rows import (
@@ -75,12 +75,14 @@ class Births:
     """Which deliveries are leased to their recorder from birth, and how the others begin.
 
     ``seats`` says how many there may be a target, ``configured`` which targets can be told at all.
-    The tokens are drawn once, so that a try whose answer was lost is known by them.
+    The tokens are drawn once, so that a try whose answer was lost is known by them. ``unseen`` are
+    the targets where a resolution releases what may never have been applied.
     """
 
     configured: Collection[Target]
     seats: Mapping[Target, int]
     lease_s: float
+    unseen: Collection[Target] = field(default=(), init=False)
     _tokens: dict[str, int] = field(factory=dict, init=False)
     _left: dict[Target, int] = field(factory=dict, init=False)
 
@@ -197,7 +199,9 @@ class LossEvents:
     ) -> list[LeasedDelivery]:
         """Return what is leased to the caller; of equal requests the first has all of it."""
         return [
-            LeasedDelivery(one, answer.event, reason, 0.0, begun + self.lease_s)
+            LeasedDelivery(
+                one, answer.event, reason, 0.0, begun + self.lease_s, one.target in births.unseen
+            )
             for one in answer.deliveries
             if births.is_ours(one) and not answer.deduped
         ]
@@ -348,7 +352,7 @@ async def _resolve(
         )
     if request.fault is not None:
         return request.fault
-    targets = taken_back(applies)
+    targets, births.unseen = taken_back(applies), unseen(applies)
     new = _resolution(request, targets, at)
     standing = await _standing(transaction, request)
     if standing is None:

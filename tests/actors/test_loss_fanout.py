@@ -32,6 +32,7 @@ from tests.losses import (
 
 NAMED = {"escrow_id": "esc_1", "bounty_id": "bty_1"}
 OPERATOR = Operator("key:test", "for the test")
+ABSENT = answer(404, {"error": "NOT_FOUND", "message": "no such thing"})
 UNINSURED = answer(404, {"error": "NOT_FOUND", "message": "no policy"})
 
 
@@ -177,6 +178,43 @@ async def test_who_refuses_for_good_keeps_nobody(database_url: str) -> None:
                 RequeueRequest(None, None, None, found[Target.CLAWINSURE].delivery_id, 10),
                 OPERATOR,
             )
+
+
+async def test_what_may_never_have_been_applied_need_not_be_there(database_url: str) -> None:
+    """Neither by who has resolved the event, nor by who takes its release up later."""
+    async with open_fanout(database_url, attempts_max=2) as (house, fanout, targets):
+        await fund(house)
+        for number, answers in enumerate(([ABSENT], [answer(503, {}), ABSENT])):
+            targets.script[Target.CLAWBOUNTIES] = [answer(503, {}), answer(503, {}), *answers]
+            recorded = await fanout.record(loss(f"k{number}", metadata={"bounty_id": "bty_1"}))
+            await settled(house.database, recorded.event)
+            event_id = recorded.event.loss_event_id
+            apply = RetryRequest(Operation.APPLY, 25, event_id, force=True)
+            await fanout.retry(apply, budget=trio.fail_after(5))
+            bounty = (await settled(house.database, recorded.event))[Target.CLAWBOUNTIES]
+            assert (bounty.state, bounty.in_doubt) == (DeliveryState.DEAD, True)
+            await fanout.resolve(resolve(recorded.event, f"rk{number}"))
+            await settled(house.database, recorded.event, Operation.RESOLVE)
+            again = RetryRequest(Operation.RESOLVE, 25, event_id, force=True)
+            await fanout.retry(again, budget=trio.fail_after(5))
+            found = await settled(house.database, recorded.event, Operation.RESOLVE)
+            assert found[Target.CLAWBOUNTIES].state is DeliveryState.NOT_APPLICABLE
+
+
+async def test_what_was_applied_and_is_not_there_is_not_taken_for_released(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        targets.script[Target.CLAWBOUNTIES] = [answer(201, {}), answer(503, {}), ABSENT]
+        recorded = await fanout.record(loss(metadata={"bounty_id": "bty_1"}))
+        await settled(house.database, recorded.event)
+        await fanout.resolve(resolve(recorded.event))
+        await settled(house.database, recorded.event, Operation.RESOLVE)
+        again = RetryRequest(Operation.RESOLVE, 25, recorded.event.loss_event_id, force=True)
+        await fanout.retry(again, budget=trio.fail_after(5))
+        found = await deliveries(house.database, recorded.event, Operation.RESOLVE)
+        assert found[Target.CLAWBOUNTIES].state is DeliveryState.DEAD
 
 
 async def test_what_was_refused_is_brought_back_by_an_operator(database_url: str) -> None:

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,23 +49,25 @@ SUCCESSES: dict[tuple[Operation, Target], dict[str, object]] = {
 }
 
 
-def sent(operation: Operation, target: Target, *, in_doubt: bool = False) -> Sent:
-    return Sent(operation, target, EVENT_ID, 250, in_doubt)
+def sent(operation: Operation, target: Target, *, may_be_absent: bool = False) -> Sent:
+    return Sent(operation, target, EVENT_ID, 250, may_be_absent)
 
 
 def read(
-    operation: Operation, target: Target, status: int, body: object, *, in_doubt: bool = False
+    operation: Operation, target: Target, status: int, body: object, *, may_be_absent: bool = False
 ) -> Outcome | Open:
-    asked = sent(operation, target, in_doubt=in_doubt)
+    asked = sent(operation, target, may_be_absent=may_be_absent)
     return read_answer(asked, Answered(status, json.dumps(body)))
 
 
 def refused(
-    operation: Operation, target: Target, status: int, code: str, *, in_doubt: bool = False
+    operation: Operation, target: Target, status: int, code: str, *, may_be_absent: bool = False
 ) -> Outcome | Open:
     """Read a refusal, which means the same in either shape."""
     shapes = ({"error": "a text", "code": code}, {"error": code, "message": "a text"})
-    first, second = (read(operation, target, status, shape, in_doubt=in_doubt) for shape in shapes)
+    first, second = (
+        read(operation, target, status, shape, may_be_absent=may_be_absent) for shape in shapes
+    )
     assert first == second
     return first
 
@@ -200,11 +201,7 @@ def test_an_account_without_a_policy_is_nothing_to_do() -> None:
 @pytest.mark.parametrize("target", [T.LEDGER, T.ESCROW, T.CLAWBOUNTIES])
 def test_what_may_never_have_been_applied_need_not_be_found_to_be_released(target: Target) -> None:
     expected = NothingToDo(404, "NOT_FOUND", "a text")
-    assert refused(RESOLVE, target, 404, "NOT_FOUND", in_doubt=True) == expected
-
-
-def test_a_doubt_is_no_reason_to_believe_an_apply_that_finds_nothing() -> None:
-    assert isinstance(refused(APPLY, T.LEDGER, 404, "NOT_FOUND", in_doubt=True), RefusedForGood)
+    assert refused(RESOLVE, target, 404, "NOT_FOUND", may_be_absent=True) == expected
 
 
 def test_a_hold_that_is_not_active_was_released() -> None:
@@ -284,11 +281,11 @@ def test_a_refused_key_or_a_moved_address_waits_for_somebody(
 
 @pytest.mark.parametrize("about", CALLS)
 @pytest.mark.parametrize("text", ["", "<h1>not found</h1>", '{"detail": "Not Found"}', "[]"])
-@pytest.mark.parametrize("in_doubt", [True, False])
+@pytest.mark.parametrize("may_be_absent", [True, False])
 def test_a_404_without_a_code_comes_from_a_wrong_address(
-    about: tuple[Operation, Target], text: str, *, in_doubt: bool
+    about: tuple[Operation, Target], text: str, *, may_be_absent: bool
 ) -> None:
-    outcome = read_answer(sent(*about, in_doubt=in_doubt), Answered(404, text))
+    outcome = read_answer(sent(*about, may_be_absent=may_be_absent), Answered(404, text))
     assert outcome == TriedInVain(404, UPSTREAM_ERROR, text or "HTTP 404", is_slow=True)
 
 
@@ -342,14 +339,11 @@ def test_code_and_message_are_read_from_either_shape(body: object, code: str, me
     st.booleans(),
 )
 def test_any_answer_is_read_and_only_a_success_or_a_proof_is_delivered(
-    about: tuple[Operation, Target], status: int, text: str, in_doubt: bool
+    about: tuple[Operation, Target], status: int, text: str, may_be_absent: bool
 ) -> None:
-    outcome = read_answer(sent(*about, in_doubt=in_doubt), Answered(status, text))
+    outcome = read_answer(sent(*about, may_be_absent=may_be_absent), Answered(status, text))
     if isinstance(outcome, Delivered):
         assert status < 300 or (about, status) == ((RESOLVE, T.ESCROW), 409)
     if status >= 500:
         assert isinstance(outcome, TriedInVain)
         assert outcome.in_doubt
-    doubted = read_answer(evolve(sent(*about), in_doubt=True), Answered(status, text))
-    if about[0] is APPLY:
-        assert doubted == outcome

@@ -18,6 +18,7 @@ from clawsettle.domain.loss_resolutions import (
     release_step,
     residuals,
     taken_back,
+    unseen,
 )
 from tests.domain.loss_cases import AT, delivery
 
@@ -82,6 +83,12 @@ def test_who_may_have_been_told_is_asked_to_let_go_where_that_does_no_harm(
     # A credit for a debit that was never made would be a gift.
     is_asked = target in {T.LEDGER, T.ESCROW, T.CLAWBOUNTIES}
     assert taken_back([delivery(target, state, in_doubt=True)]) == ([target] if is_asked else [])
+
+
+@pytest.mark.parametrize("state", S)
+def test_a_release_has_to_find_what_was_delivered_and_nothing_else(state: S) -> None:
+    expected = set() if state is S.FORWARDED else {T.LEDGER}
+    assert unseen([delivery(T.LEDGER, state), delivery(T.ESCROW, S.FORWARDED)]) == expected
 
 
 def test_targets_are_told_in_their_own_order() -> None:

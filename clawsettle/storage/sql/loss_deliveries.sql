@@ -34,6 +34,11 @@ WITH leased AS (
 )
 SELECT
     l.*, extract(epoch FROM now() - l.opened_at)::double precision AS age_s,
+    l.operation = 'resolve' AND NOT EXISTS (
+        SELECT FROM loss_delivery AS a
+        WHERE a.loss_event_id = l.loss_event_id AND a.operation = 'apply' AND a.target = l.target
+          AND a.state = 'forwarded'
+    ) AS may_be_absent,
     (SELECT e FROM loss_event AS e WHERE e.loss_event_id = l.loss_event_id) AS event,
     (SELECT r.reason FROM loss_resolution AS r WHERE r.loss_event_id = l.loss_event_id) AS reason
 FROM leased AS l;
