@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from clawsettle.actors.batcher import Batcher
 from clawsettle.actors.circuit_breaker import Circuit, CircuitBreaker
@@ -265,6 +265,8 @@ class LossLane:
         self, leased: LeasedDelivery, held: HeldByAnother
     ) -> tuple[AttemptResult, Delivery | None]:
         """Decide what it means that the escrow is held for another event."""
+        # So no earlier attempt of this one has it: a release must not wait for that to be known.
+        undoubted = evolve(leased, delivery=evolve(leased.delivery, in_doubt=False))
 
         def decide(others: Sequence[Delivery]) -> AttemptResult:
             step = join_step(others)
@@ -273,7 +275,7 @@ class LossLane:
                 outcome = Delivered(held.http_status, is_shared=True)
             elif step is Step.WAIT:
                 outcome = TriedInVain(held.http_status, held.code, held.message)
-            return self._judged(leased, outcome)
+            return self._judged(undoubted, outcome)
 
         decided = await self.deliveries.under_escrow(leased, decide)
         assert decided is not None  # noqa: S101 - it decides always

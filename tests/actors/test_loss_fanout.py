@@ -9,12 +9,21 @@ import trio
 
 from clawsettle.actors.loss_fanout import LossFanout
 from clawsettle.domain.errors import ConflictError, NotFoundError
-from clawsettle.domain.loss_events import DeliveryState, LossStatus, Operation, Target
+from clawsettle.domain.loss_events import (
+    Delivery,
+    DeliveryState,
+    LossEvent,
+    LossStatus,
+    Operation,
+    Target,
+)
 from clawsettle.domain.loss_requests import RequeueRequest, RetryRequest
 from clawsettle.storage.operator_actions import Operator
 from tests.house import House, open_house
 from tests.losses import (
+    CUT,
     HANG,
+    Script,
     Targets,
     answer,
     balances,
@@ -277,3 +286,38 @@ async def test_two_events_on_one_escrow_share_its_hold(database_url: str) -> Non
         found = await settled(house.database, second.event, Operation.RESOLVE)
         assert not found[Target.ESCROW].is_shared
         assert targets.bodies(Target.ESCROW)[2]["action"] == "release"
+
+
+async def test_a_release_and_an_apply_in_doubt_do_not_wait_for_each_other(
+    database_url: str,
+) -> None:
+    escrow = {"metadata": {"escrow_id": "esc_1"}, "targets": ["escrow"]}
+    held = answer(409, {"error": "IDEMPOTENCY_CONFLICT", "message": "held for another event"})
+    async with open_fanout(database_url, retry_base_s=3600, retry_max_s=3600) as (
+        house,
+        fanout,
+        targets,
+    ):
+
+        async def hurry(event: LossEvent, operation: Operation, said: Script) -> Delivery:
+            targets.script[Target.ESCROW] = [said]
+            request = RetryRequest(operation, 1, event.loss_event_id, force=True)
+            await fanout.retry(request, budget=trio.fail_after(5))
+            return (await settled(house.database, event, operation))[Target.ESCROW]
+
+        first = (await fanout.record(loss("k1", **escrow))).event
+        await settled(house.database, first)
+        targets.script[Target.ESCROW] = [CUT]
+        second = (await fanout.record(loss("k2", **escrow))).event
+        assert (await settled(house.database, second))[Target.ESCROW].in_doubt
+        targets.script[Target.ESCROW] = [answer(500, {})]
+        await fanout.resolve(resolve(first))
+        released = await settled(house.database, first, Operation.RESOLVE)
+        assert released[Target.ESCROW].in_doubt
+        waiting = await hurry(second, Operation.APPLY, held)
+        assert (waiting.state, waiting.in_doubt) == (DeliveryState.FAILED, False)
+        done = answer(200, {"escrow_id": "esc_1", "risk_hold": {"status": "any"}})
+        release = await hurry(first, Operation.RESOLVE, done)
+        assert release.state is DeliveryState.FORWARDED
+        apply = await hurry(second, Operation.APPLY, done)
+        assert (apply.state, apply.is_shared) == (DeliveryState.FORWARDED, False)
