@@ -52,7 +52,7 @@ class Seating:
         return free if free >= self.capacity // 4 else 0
 
     @contextmanager
-    def reserve(self, most: int, kind: Kind) -> Iterator[Seats]:
+    def reserve(self, most: int, kind: Kind = "new") -> Iterator[Seats]:
         """Set aside up to ``most`` seats while rows for them are leased; the rest is given back."""
         seats = Seats(min(most, self._free(kind)), kind)
         self._missed |= seats.count == 0

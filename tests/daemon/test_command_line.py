@@ -32,6 +32,7 @@ def _config(folder: Path, text: str = "") -> str:
         ("config",),
         ("config", "check"),
         ("send",),
+        ("sandbox",),
         ("dead-letters",),
         ("ledger",),
         ("ledger", "verify"),
@@ -53,6 +54,7 @@ async def test_help_is_there_for_every_command(words: tuple[str, ...]) -> None:
         (("send", "payout.paid", "--amount", "ten"), "ten"),
         (("serve", "--config", "absent.toml"), "absent.toml"),
         (("dev", "--bind", "nowhere"), "daemon.bind"),
+        (("sandbox", "--bind", "nowhere"), "nowhere"),
     ],
 )
 async def test_a_wrong_command_is_one_line_and_code_2(
