@@ -16,6 +16,7 @@ from cyclopts import App, Parameter
 
 from bench.cases import drain, flood, history, memory, open_transaction, throughput
 from bench.ledger_cases import ledger, ledger_history, ledger_shares
+from bench.loss_cases import losses
 from bench.measurement import Bench, Outcome
 from bench.netting_cases import netting
 from bench.payout_cases import payouts
@@ -36,6 +37,7 @@ CASES: Mapping[str, Callable[[Bench], Awaitable[Outcome]]] = {
         ledger_history,
         payouts,
         netting,
+        losses,
     )
 }
 RESULTS = Path(__file__).parent / "results"
