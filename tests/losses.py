@@ -9,13 +9,14 @@ from typing import Any
 import trio
 from attrs import define, evolve, field
 
+from clawsettle.actors.loss_fanout import LossFanout
 from clawsettle.config import LossEventSettings, Secret, Settings, TargetSettings
 from clawsettle.domain.loss_events import Delivery, LossEvent, Operation, Target
 from clawsettle.domain.loss_requests import LossRequest, ResolveRequest, parse_loss
 from clawsettle.sandbox.http1 import Cut, Reply, Request, Unanswered, serve_http1
 from clawsettle.storage.bridge import Database
 from clawsettle.storage.loss_rows import read_delivery, read_event
-from tests.house import House, payin, settings
+from tests.house import House, open_house, payin, settings
 
 DID = "did:key:zA"
 HTTP_TARGETS = (Target.ESCROW, Target.CLAWINSURE, Target.CLAWINCOME, Target.CLAWBOUNTIES)
@@ -107,6 +108,18 @@ def loss_settings(
     return evolve(
         settings(), targets=TargetSettings(**named), loss_events=LossEventSettings(**losses)
     )
+
+
+@asynccontextmanager
+async def open_fanout(
+    database_url: str, **options: Any
+) -> AsyncIterator[tuple[House, LossFanout, Targets]]:
+    """A daemon, what tells targets in it, and the targets."""
+    async with (
+        open_targets() as targets,
+        open_house(database_url, loss_settings(targets, **options)) as house,
+    ):
+        yield house, house.parts.losses.fanout, targets
 
 
 async def fund(house: House, amount_minor: int = 100_000, did: str = DID) -> str:

@@ -19,6 +19,7 @@ TEXT_MAX = 500
 _OK, _REDIRECT, _SERVER_ERROR = 200, 300, 500
 _NOT_FOUND, _TIMEOUT, _CONFLICT, _THROTTLED = 404, 408, 409, 429
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}\Z")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 UPSTREAM_ERROR = "UPSTREAM_ERROR"
 NOT_CONFIGURED = "DEPENDENCY_NOT_CONFIGURED"
 UNPROVEN = "UNPROVEN_ANSWER"
@@ -269,7 +270,9 @@ def _code_and_message(answer: Answered, body: Mapping[str, Any] | None) -> tuple
     given = [value for name in ("code", "error") if isinstance(value := said.get(name), str)]
     code = next(filter(_CODE.match, given), UPSTREAM_ERROR)
     message = next((text for text in texts if text.strip() and text != code), "")
-    return code, message or answer.text[:TEXT_MAX].strip() or f"HTTP {answer.http_status}"
+    told = message or answer.text[:TEXT_MAX].strip() or f"HTTP {answer.http_status}"
+    # One text that PostgreSQL does not keep would hold up whatever is stored with it.
+    return code, _UNSTORABLE.sub("\ufffd", told)
 
 
 def _object(text: str) -> Mapping[str, Any] | None:

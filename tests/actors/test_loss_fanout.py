@@ -1,13 +1,10 @@
 """Loss events on their way: every target is told once, and nobody waits for another."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 
-from clawsettle.actors.loss_fanout import LossFanout
 from clawsettle.domain.errors import ConflictError, NotFoundError
 from clawsettle.domain.loss_events import (
     Delivery,
@@ -19,12 +16,11 @@ from clawsettle.domain.loss_events import (
 )
 from clawsettle.domain.loss_requests import RequeueRequest, RetryRequest
 from clawsettle.storage.operator_actions import Operator
-from tests.house import House, open_house
+from tests.house import open_house
 from tests.losses import (
     CUT,
     HANG,
     Script,
-    Targets,
     answer,
     balances,
     deliveries,
@@ -32,6 +28,7 @@ from tests.losses import (
     fund,
     loss,
     loss_settings,
+    open_fanout,
     open_targets,
     resolve,
     settled,
@@ -43,17 +40,6 @@ NAMED = {"escrow_id": "esc_1", "bounty_id": "bty_1"}
 OPERATOR = Operator("key:test", "for the test")
 ABSENT = answer(404, {"error": "NOT_FOUND", "message": "no such thing"})
 UNINSURED = answer(404, {"error": "NOT_FOUND", "message": "no policy"})
-
-
-@asynccontextmanager
-async def open_fanout(
-    database_url: str, **options: Any
-) -> AsyncIterator[tuple[House, LossFanout, Targets]]:
-    async with (
-        open_targets() as targets,
-        open_house(database_url, loss_settings(targets, **options)) as house,
-    ):
-        yield house, house.parts.losses.fanout, targets
 
 
 async def test_every_target_is_told_at_once(database_url: str) -> None:

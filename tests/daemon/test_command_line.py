@@ -100,7 +100,7 @@ async def test_serve_runs_on_an_external_database(tmp_path: Path, empty_database
     async with daemon_process(tmp_path, environ=environ, serve=config) as daemon:
         assert "try" not in daemon.ready
         migrations = [line for line in daemon.lines() if line["event"] == "migration_applied"]
-        assert len(migrations) == 7
+        assert len(migrations) == 8
     assert daemon.process.returncode == 0
 
 
@@ -115,6 +115,7 @@ async def test_migrate_applies_once(empty_database: str) -> None:
         "applied 0005_ledger_complete.sql",
         "applied 0006_payouts.sql",
         "applied 0007_netting.sql",
+        "applied 0008_loss_events.sql",
     ]
     second = await run("migrate", environ={"DATABASE_URL": empty_database})
     assert second.stdout == "the schema is current\n"
