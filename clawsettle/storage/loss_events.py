@@ -249,15 +249,18 @@ class _Recording:
         at: datetime = rows[0]["read_at"]
         known = _Known(read_event(row) for row in rows if row["loss_event_id"] is not None)
         drafts: list[LossEvent] = []
+        targets: dict[str, Sequence[Target]] = {}
         standing: list[LossEvent | ConflictError] = []
         for request in requests:
             event = known.find(request)
-            if event is None:
-                event = _draft(request, at)
-                drafts.append(event)
-                known.add(event)
-            standing.append(request.conflict_with(event) or event)
-        targets = {request.loss_event_id: request.targets for request in requests}
+            if event is not None:
+                standing.append(request.conflict_with(event) or event)
+                continue
+            event = _draft(request, at)
+            drafts.append(event)
+            targets[event.loss_event_id] = request.targets
+            known.add(event)
+            standing.append(event)
         inserted = await self._insert_events(drafts)
         for event in drafts:
             if event.loss_event_id in inserted:
