@@ -202,7 +202,9 @@ async def until_status(database: Database, event: LossEvent, status: str) -> Non
 async def until_all_ended(database: Database) -> None:
     """Wait until no delivery is to be made any more."""
     with trio.fail_after(10):
-        while await database.fetch("SELECT 1 FROM loss_delivery WHERE due_at IS NOT NULL LIMIT 1"):
+        while True:
+            if not await database.fetch("SELECT 1 FROM loss_delivery WHERE due_at IS NOT NULL"):
+                return
             await trio.sleep(0.005)
 
 
