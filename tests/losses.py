@@ -209,6 +209,13 @@ async def until_status(database: Database, event: LossEvent, status: str) -> Non
             await trio.sleep(0.005)
 
 
+async def until_all_ended(database: Database) -> None:
+    """Wait until no delivery is to be made any more."""
+    with trio.fail_after(10):
+        while await database.fetch("SELECT 1 FROM loss_delivery WHERE due_at IS NOT NULL LIMIT 1"):
+            await trio.sleep(0.005)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something is so."""
     with trio.fail_after(10):

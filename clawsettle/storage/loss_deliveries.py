@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import trio
 from attrs import frozen
 
-from clawsettle.domain.errors import ConflictError
+from clawsettle.domain.errors import IllegalTransition, NotFoundError
 from clawsettle.domain.loss_alerts import Group
 from clawsettle.domain.loss_events import (
     Delivery,
@@ -28,7 +28,7 @@ from clawsettle.storage.operator_actions import Operator, record_action
 from clawsettle.storage.queries import load_queries
 
 _SQL = load_queries("loss_deliveries")
-KIND = "loss_delivery"
+KIND = "loss_event"
 
 
 @frozen(eq=False)
@@ -143,26 +143,31 @@ class LossDeliveries:
     async def requeue(self, request: RequeueRequest, operator: Operator) -> list[Delivery]:
         """Bring ended deliveries back in an operator's name, due now.
 
-        Raises: ConflictError when a delivery that was named cannot be brought back.
+        Raises: NotFoundError when a delivery that was named is not there, IllegalTransition when it
+        cannot be brought back.
         """
 
-        async def work(transaction: Transaction) -> list[Delivery]:
+        async def work(transaction: Transaction) -> list[Delivery] | None:
             found = await _requeueable(transaction, request)
+            if request.outbox_id is not None and not found:
+                return None
             events = sorted({row["loss_event_id"] for row in found})
             await transaction.fetch(_SQL["lock_events"], events)
             rows = await transaction.fetch(_SQL["requeue"], _ids(found))
-            for row in rows:
-                await record_action(transaction, KIND, row["delivery_id"], "requeue", operator)
+            for event_id in sorted({row["loss_event_id"] for row in rows}):
+                await record_action(transaction, KIND, event_id, "requeue", operator)
             await roll_up_all(transaction, events, {})
             return [read_delivery(row) for row in rows]
 
         requeued = await self.database.transaction(work)
+        named = {"outbox_id": request.outbox_id}
+        if requeued is None:
+            raise NotFoundError("no such delivery", details=named)
         if request.outbox_id is not None and not requeued:
-            raise ConflictError(
+            raise IllegalTransition(
                 "only what is dead or not applicable can be requeued, and an apply only while its "
                 "event is not resolved",
-                code="INVALID_STATUS_TRANSITION",
-                details={"outbox_id": request.outbox_id},
+                details=named,
             )
         return requeued
 

@@ -342,7 +342,9 @@ async def _resolve(
     if not rows:
         return NotFoundError("no such loss event", details={"loss_event_id": event_id})
     event, at = read_event(rows[0]), rows[0]["read_at"]
-    applies = (await _deliveries_of(transaction, [event_id], Operation.APPLY))[event_id]
+    # Locked, so that nobody takes one up that is about to be canceled.
+    rows = await transaction.fetch(_SQL["lock_applies"], event_id)
+    applies = [read_delivery(row) for row in rows]
     if open_targets := not_ready(applies):
         return ConflictError(
             "somebody can still be told of the loss event",

@@ -33,6 +33,7 @@ from tests.losses import (
     resolve,
     settled,
     until,
+    until_all_ended,
     until_status,
 )
 
@@ -250,6 +251,15 @@ async def test_a_target_that_hangs_delays_no_other(database_url: str) -> None:
             assert found[Target.LEDGER].state is DeliveryState.FORWARDED
             assert found[Target.CLAWINCOME].state is DeliveryState.FORWARDED
             assert not found[Target.CLAWINSURE].state.is_terminal
+
+
+async def test_events_for_which_there_is_no_room_are_sent_when_there_is(database_url: str) -> None:
+    async with open_fanout(database_url, in_flight_max=4) as (house, fanout, _):
+        await fund(house)
+        async with trio.open_nursery() as nursery:
+            for place in range(40):
+                nursery.start_soon(fanout.record, loss(f"k{place}"))
+        await until_all_ended(house.database)
 
 
 async def test_two_events_on_one_escrow_share_its_hold(database_url: str) -> None:
