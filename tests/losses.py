@@ -10,7 +10,7 @@ import trio
 from attrs import define, evolve, field
 
 from clawsettle.actors.loss_fanout import LossFanout
-from clawsettle.config import LossEventSettings, Secret, Settings, TargetSettings
+from clawsettle.config import LossEventSettings, Secret, Settings, TargetAddress, TargetSettings
 from clawsettle.domain.loss_events import Delivery, LossEvent, Operation, Target
 from clawsettle.domain.loss_requests import LossRequest, ResolveRequest, parse_loss
 from clawsettle.sandbox.http1 import Cut, Reply, Request, Unanswered, serve_http1
@@ -120,6 +120,16 @@ async def open_fanout(
         open_house(database_url, loss_settings(targets, **options)) as house,
     ):
         yield house, house.parts.losses.fanout, targets
+
+
+def told_by(addresses: Mapping[Target, TargetAddress]) -> dict[str, str]:
+    """The environment of a daemon process that tells these targets."""
+    environ = {}
+    for target, address in addresses.items():
+        prefix = f"CLAWSETTLE_TARGETS__{target}".upper()
+        environ[f"{prefix}_BASE_URL"] = address.base_url
+        environ[f"{prefix}_KEYS"] = address.key.reveal()
+    return environ
 
 
 async def fund(house: House, amount_minor: int = 100_000, did: str = DID) -> str:
