@@ -12,7 +12,7 @@ from datetime import datetime
 import trio
 from attrs import frozen
 
-from clawsettle.domain.errors import IllegalTransition, NotFoundError
+from clawsettle.domain.errors import ConflictError, IllegalTransition, NotFoundError
 from clawsettle.domain.loss_alerts import Group
 from clawsettle.domain.loss_events import (
     Delivery,
