@@ -7,11 +7,12 @@ Source: loss-events contract section 6; 10 (1, 2, 7, 13).
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 
 import trio
 from attrs import frozen
 
-from clawsettle.domain.errors import IllegalTransition, NotFoundError
+from clawsettle.domain.errors import ConflictError, IllegalTransition, NotFoundError
 from clawsettle.domain.loss_alerts import Group
 from clawsettle.domain.loss_events import (
     Delivery,
@@ -49,6 +50,12 @@ class LeasedDelivery:
 
 
 Finished = tuple[LeasedDelivery, AttemptResult]
+
+
+class LeaseLost(ConflictError):
+    """The delivery is somebody else's by now, or ended; nothing was stored."""
+
+    code = "DUPLICATE_CONFLICT"
 
 
 @frozen
@@ -97,27 +104,32 @@ class LossDeliveries:
         self,
         leased: LeasedDelivery,
         decide: Callable[[Sequence[Delivery]], AttemptResult | None],
-    ) -> tuple[AttemptResult, Delivery | None] | None:
-        """Decide about an escrow's hold while nobody else does, and record what was decided.
+    ) -> AttemptResult | None:
+        """Decide about an escrow's hold while nobody else does; record and return what was decided.
 
         ``decide`` is pure, and told the deliveries to that escrow of all other events; None from it
-        decides nothing, and nothing is recorded. Else what was decided, and the delivery as it is
-        now, None when its lease was lost.
-        """
-        escrow_id = leased.delivery.escrow_id
+        decides nothing, and nothing is recorded.
 
-        async def work(
-            transaction: Transaction,
-        ) -> tuple[AttemptResult, Delivery | None] | None:
+        Raises: LeaseLost, also when only the answer to the commit was lost.
+        """
+        delivery = leased.delivery
+        escrow_id = delivery.escrow_id
+
+        async def work(transaction: Transaction) -> AttemptResult | None:
             await transaction.fetch(_SQL["lock_escrow"], escrow_id)
+            # What was decided in a try whose answer was lost must not be decided otherwise now.
+            held = await transaction.fetch(_SQL["held"], delivery.delivery_id, delivery.lease_token)
+            if not held:
+                raise LeaseLost("the delivery is not leased to the caller any more")
             others = await transaction.fetch(
                 _SQL["others_at_escrow"], escrow_id, leased.event.loss_event_id
             )
             result = decide([read_delivery(row) for row in others])
             if result is None:
                 return None
-            stored = await _finish(transaction, [(leased, result)])
-            return result, next(iter(stored.values()), None)
+            if not await _finish(transaction, [(leased, result)]):
+                raise LeaseLost("the delivery was taken up by somebody else")
+            return result
 
         return await self.database.transaction(work)
 
@@ -146,8 +158,13 @@ class LossDeliveries:
         Raises: NotFoundError when a delivery that was named is not there, IllegalTransition when it
         cannot be brought back.
         """
+        tried: dict[str, datetime] = {}
 
         async def work(transaction: Transaction) -> list[Delivery] | None:
+            stored = await transaction.fetch(_SQL["by_ids"], list(tried))
+            done = [row for row in stored if row["opened_at"] == tried[row["delivery_id"]]]
+            if done:  # by a try whose answer was lost
+                return [read_delivery(row) for row in done]
             found = await _requeueable(transaction, request)
             if request.outbox_id is not None and not found:
                 return None
@@ -157,6 +174,7 @@ class LossDeliveries:
             for event_id in sorted({row["loss_event_id"] for row in rows}):
                 await record_action(transaction, KIND, event_id, "requeue", operator)
             await roll_up_all(transaction, events, {})
+            tried.update((row["delivery_id"], row["opened_at"]) for row in rows)
             return [read_delivery(row) for row in rows]
 
         requeued = await self.database.transaction(work)
@@ -239,13 +257,10 @@ async def _finish(transaction: Transaction, finished: Sequence[Finished]) -> dic
         [result.error_message for result in results],
         [result.attempted for result in results],
     )
-    tokens = {leased.delivery.delivery_id: leased.delivery.lease_token for leased, _ in finished}
     news: dict[Operation, set[str]] = defaultdict(set)
     stored: dict[int, Delivery] = {}
-    for delivery in map(read_delivery, rows):
-        token = tokens[delivery.delivery_id]
-        assert token is not None  # noqa: S101 - what is finished was leased
-        stored[token] = delivery
+    for row in rows:
+        delivery = stored[row["held_token"]] = read_delivery(row)
         if delivery.state is DeliveryState.FORWARDED:
             news[delivery.operation].add(delivery.loss_event_id)
     await roll_up_all(transaction, events, news)
