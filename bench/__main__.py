@@ -16,6 +16,7 @@ from cyclopts import App, Parameter
 
 from bench.cases import drain, flood, history, memory, open_transaction, throughput
 from bench.ledger_cases import ledger, ledger_history, ledger_shares
+from bench.loss_cases import losses
 from bench.measurement import Bench, Outcome
 from bench.netting_cases import netting
 from bench.payout_cases import payouts
@@ -36,6 +37,7 @@ CASES: Mapping[str, Callable[[Bench], Awaitable[Outcome]]] = {
         ledger_history,
         payouts,
         netting,
+        losses,
     )
 }
 RESULTS = Path(__file__).parent / "results"
@@ -50,7 +52,7 @@ async def main(
     seconds: Annotated[float, Parameter(help="How long one measurement lasts.")] = 5.0,
     out: Annotated[Path, Parameter(help="Where the dated JSON goes.")] = RESULTS,
 ) -> None:
-    """Run the cases and write their figures to a dated JSON; all of them take about 40 minutes.
+    """Run the cases and write their figures to a dated JSON; all of them take about 55 minutes.
 
     A run of every case also writes the page docs/reference/performance.md.
     """

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from clawsettle.config import LossEventSettings
+from clawsettle.domain.loss_requests import LossRequest
 from clawsettle.sandbox.simulated_provider import connect_account_id
 from clawsettle.storage.bridge import Database
+from clawsettle.storage.loss_events import LossEvents
 from clawsettle.storage.queries import parse_queries
 
 _SQL = parse_queries((Path(__file__).parent / "database.sql").read_text())
 _STEP = 50_000
+_LOSSES_STEP = 250
 _SCRIPT_S = 600.0
 
 
@@ -83,6 +87,26 @@ async def open_count(database: Database) -> int:
     """Return how many settlements are still on their way."""
     count: int = (await database.fetch(_SQL["open_count"]))[0]["count"]
     return count
+
+
+async def queue_losses(database: Database, requests: Sequence[LossRequest]) -> None:
+    """Record loss events whose targets nobody has configured yet."""
+    events = LossEvents(database, LossEventSettings().lease_s)
+    for start in range(0, len(requests), _LOSSES_STEP):
+        some = requests[start : start + _LOSSES_STEP]
+        await events.record(some, configured=(), seats={})
+    await settle(database)
+
+
+async def open_delivery_count(database: Database) -> int:
+    """Return how many deliveries of loss events are still on their way."""
+    count: int = (await database.fetch(_SQL["open_delivery_count"]))[0]["count"]
+    return count
+
+
+async def delivery_states(database: Database) -> set[str]:
+    """Return the states that deliveries of loss events are in."""
+    return {row["state"] for row in await database.fetch(_SQL["delivery_states"])}
 
 
 async def _script(database: Database, name: str) -> None:

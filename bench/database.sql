@@ -87,6 +87,14 @@ SELECT xact_commit + xact_rollback AS count FROM pg_stat_database WHERE datname 
 -- How many settlements are still on their way.
 SELECT count(*) AS count FROM settlement_outbox WHERE due_at IS NOT NULL;
 
+-- name: open_delivery_count
+-- How many deliveries of loss events are still on their way.
+SELECT count(*) AS count FROM loss_delivery WHERE due_at IS NOT NULL;
+
+-- name: delivery_states
+-- In which states deliveries of loss events are.
+SELECT DISTINCT state FROM loss_delivery;
+
 -- name: onboard
 -- Accounts that may be paid out to, as their onboarding would have left them.
 -- $1 text[] account ids   $2 text[] DIDs   $3 text[] the provider's account ids

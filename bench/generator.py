@@ -23,6 +23,7 @@ import cattrs
 from attrs import define, field, frozen
 
 from bench.ledger_traffic import LedgerTraffic
+from bench.loss_traffic import LossTraffic
 from bench.payout_traffic import PayoutTraffic, paid_template
 from clawsettle.sandbox.stripe_events import EventPlan, stripe_event
 from clawsettle.sandbox.stripe_objects import stripe_id
@@ -41,7 +42,8 @@ class Job:
     """What to send and how.
 
     ``traffic`` is ``distinct`` (each event once), ``replay`` (one event for ever) or ``forged``
-    (distinct events, wrongly signed); with ``ledger`` or ``payouts`` it is that instead. ``secret``
+    (distinct events, wrongly signed); with ``ledger``, ``payouts`` or ``losses`` it is that
+    instead. ``account_ids`` are those of the accounts it is about, DIDs of ``losses``. ``secret``
     is the key of whoever is asked, or what events are signed with. ``seconds`` are measured after
     ``warm_up_s``. With ``requests_max`` the run ends when that many were answered, all of them
     measured. ``pids`` are processes whose CPU time is told, each with that of its children.
@@ -55,6 +57,7 @@ class Job:
     traffic: Literal["distinct", "replay", "forged"] = "distinct"
     ledger: LedgerTraffic | None = None
     payouts: PayoutTraffic | None = None
+    losses: LossTraffic | None = None
     warm_up_s: float = 1.0
     requests_max: int | None = None
     pids: Sequence[int] = ()
@@ -64,10 +67,12 @@ class Job:
 class Result:
     """What came of a job: answers by status, requests/s, latencies in ms, CPU µs a request.
 
+    ``began_at`` is when the measured part did, on CLOCK_MONOTONIC, which all processes share.
     ``cpu_us`` has one figure for each of the job's ``pids``; ``generator_busy`` is the
     share of the time in which the generator itself used a core: near 1 it is the bottleneck.
     """
 
+    began_at: float
     requests: int
     rate: float
     p50_ms: float
@@ -87,6 +92,8 @@ def requests_of(job: Job, count: int) -> list[Iterator[bytes]]:
 def _requests(job: Job, count: int) -> Iterator[bytes]:
     if job.ledger is not None:
         return _ledger_requests(job, job.ledger, count)
+    if job.losses is not None:
+        return _losses(job, job.losses, count)
     if job.payouts is None:
         return _signed(job, _events(job, count))
     if job.payouts.kind == "create":
@@ -135,6 +142,12 @@ def _orders(job: Job, traffic: PayoutTraffic, count: int) -> Iterator[bytes]:
     for number in range(count):
         key, body = traffic.order(number, _account_id(job, number))
         yield _post(job, "/v1/payouts", f"idempotency-key: {key}\r\n", body)
+
+
+def _losses(job: Job, traffic: LossTraffic, count: int) -> Iterator[bytes]:
+    for number in range(count):
+        key, body = traffic.order(number, _account_id(job, number))
+        yield _post(job, "/v1/loss-events", f"idempotency-key: {key}\r\n", body)
 
 
 def _post(job: Job, path: str, header: str, body: bytes) -> bytes:
@@ -214,6 +227,7 @@ class Clock:
         count = len(latencies_s)
         latencies_s.sort()
         return Result(
+            began_at=self.began_at,
             requests=count,
             rate=round(count / seconds, 1),
             p50_ms=_quantile_ms(latencies_s, 0.5),
@@ -236,6 +250,8 @@ def run(job: Job) -> Result:
     begun = time.perf_counter()
     measured_from = begun if job.requests_max else begun + job.warm_up_s
     ends = float("inf") if job.requests_max else measured_from + job.seconds
+    if job.requests_max:
+        clock.begin()
     for waiting in clients:
         connection = _Connection(socket.create_connection(("127.0.0.1", job.port)), waiting)
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,7 +3,7 @@
 ``python docs/generate.py`` writes them, ``python docs/generate.py --check`` only tells whether
 they are current: exit code 0 when they are, 1 when one is stale. The settings come from
 ``clawsettle.config``, their meaning from the comments of clawsettle.toml, the diagrams from the
-tables of transitions in ``clawsettle.domain``.
+tables of transitions in ``clawsettle.domain``, what answers mean from asking it.
 """
 
 # ruff: noqa: INP001 - a script, not a package
@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import TypeVar
 
 import attrs
+import loss_answers
 
 from clawsettle.config import Settings
 from clawsettle.config.keys import EnvName, Key
@@ -25,6 +26,8 @@ from clawsettle.config.sources import catalogue, generic_name
 from clawsettle.domain import (
     forwarding,
     journal,
+    loss_events,
+    loss_transitions,
     netting,
     netting_transitions,
     payout_events,
@@ -123,7 +126,7 @@ def configuration() -> str:
 def state_machines() -> str:
     """Return the page of all state machines."""
     parts = [_MACHINES.format(note=_NOTE).rstrip(), *_forwarding(), *_payout(), *_payout_books()]
-    parts += [*_netting_run(), *_netting_entry()]
+    parts += [*_netting_run(), *_netting_entry(), *_loss_delivery(), *_loss_roll_up()]
     for direction, steps in settlements.TRANSITIONS.items():
         parts += _settlement(direction, steps)
     return "\n".join(parts) + "\n"
@@ -131,6 +134,7 @@ def state_machines() -> str:
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "reference/configuration.md": configuration,
+    "reference/loss-answers.md": lambda: loss_answers.page(_NOTE),
     "reference/state-machines.md": state_machines,
 }
 
@@ -200,7 +204,7 @@ def _payout() -> Iterator[str]:
     yield "failure leads on from `paid`; nothing leads on from the other three."
     yield "An arrow names what happened. What leads nowhere is not drawn: a repetition, a step that"
     yield "came to nothing for now, or news that what is known already overrules.\n"
-    yield from _machine(payouts.PayoutStatus.INITIATED, "ordered", payout_transitions.TRANSITIONS)
+    yield from _machine({payouts.PayoutStatus.INITIATED: "ordered"}, payout_transitions.TRANSITIONS)
 
 
 def _netting_run() -> Iterator[str]:
@@ -209,7 +213,7 @@ def _netting_run() -> Iterator[str]:
     yield "A run is open while it is `created`, `running` or `releasing`: a daemon works on it, or"
     yield "takes it up by itself. A `failed` one waits for somebody, or for the next slot of the"
     yield "schedule that it is from; `applied` and `released` are ends.\n"
-    yield from _machine(netting.RunStatus.CREATED, "prepared", transitions)
+    yield from _machine({netting.RunStatus.CREATED: "prepared"}, transitions)
 
 
 def _netting_entry() -> Iterator[str]:
@@ -217,15 +221,53 @@ def _netting_entry() -> Iterator[str]:
     yield "\n## An entry of a netting run\n"
     yield "The ledger is asked for a transfer only while its entry is `applying`. Callers see an"
     yield "`unknown` one as `failed`, with `state` beside it. `applied` and `released` are ends.\n"
-    yield from _machine(netting.EntryStatus.PENDING, "prepared", transitions)
+    yield from _machine({netting.EntryStatus.PENDING: "prepared"}, transitions)
+
+
+def _loss_delivery() -> Iterator[str]:
+    yield "\n## A delivery of a loss event\n"
+    yield "One target is told of an event (apply), or that it is over (resolve). Callers see a"
+    yield "`waiting` one as `pending` and a `dead` one as `failed`, with `state` beside it."
+    yield "`forwarded` is never left. [What answers mean](loss-answers.md) says which event an"
+    yield "answer is. A step back to the same state is not drawn.\n"
+    births = {
+        loss_events.DeliveryState.PENDING: "recorded",
+        loss_events.DeliveryState.WAITING: "recorded, its target not configured",
+    }
+    yield from _machine(births, loss_transitions.TRANSITIONS)
+
+
+def _loss_roll_up() -> Iterator[str]:
+    """Return the table of what deliveries make of their event."""
+    state = loss_events.DeliveryState
+    yield "\n### What they come to\n"
+    yield "The `status` of a loss event follows from its apply deliveries, that of a resolution"
+    yield "from its resolve deliveries. What is `not_applicable` is left out: it counts as done.\n"
+    kinds = {
+        "`forwarded`": (state.FORWARDED,),
+        "`failed`, `dead` or `canceled`": (state.FAILED, state.DEAD, state.CANCELED),
+        "`pending` or `waiting`": (state.PENDING, state.WAITING),
+    }
+    yield f"| {' | '.join(kinds)} | `status` |\n|{'---|' * (len(kinds) + 1)}"
+    for some in product((True, False), repeat=len(kinds)):
+        chosen = [one for one, is_there in zip(kinds.values(), some, strict=True) if is_there]
+        statuses = {
+            loss_transitions.roll_up({**dict.fromkeys(states, 1), state.NOT_APPLICABLE: beside})
+            for states in product(*chosen)
+            for beside in (0, 1)
+        }
+        (status,) = statuses
+        words = " | ".join("some" if is_there else "none" for is_there in some)
+        yield f"| {words} | `{status}` |"
 
 
 def _machine(
-    first: Status, born: str, transitions: Mapping[Status, Mapping[type[object], Status]]
+    births: Mapping[Status, str], transitions: Mapping[Status, Mapping[type[object], Status]]
 ) -> Iterator[str]:
     """Return the diagram of a table of transitions, and what its events mean."""
     yield "```mermaid\nstateDiagram-v2"
-    yield f"    [*] --> {first}: {born}"
+    for first, born in births.items():
+        yield f"    [*] --> {first}: {born}"
     for status, steps in transitions.items():
         for to in dict.fromkeys(to for to in steps.values() if to is not status):
             events = [event.__name__ for event, leads in steps.items() if leads is to]

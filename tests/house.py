@@ -15,6 +15,7 @@ from clawsettle.config import (
     AuthSettings,
     ForwardingSettings,
     LedgerSettings,
+    LossEventSettings,
     NettingSettings,
     PayoutSettings,
     Secret,
@@ -40,6 +41,7 @@ def settings(
     ledger: Mapping[str, Any] | None = None,
     payouts: Mapping[str, Any] | None = None,
     netting: Mapping[str, Any] | None = None,
+    loss_events: Mapping[str, Any] | None = None,
     auth: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings of a staging daemon with one key of each kind."""
@@ -52,6 +54,7 @@ def settings(
         ledger=LedgerSettings(**{"admin_keys": (Secret("ledger_house"),), **(ledger or {})}),
         payouts=PayoutSettings(**(payouts or {})),
         netting=NettingSettings(**(netting or {})),
+        loss_events=LossEventSettings(**(loss_events or {})),
         auth=AuthSettings(**(auth or {})),
     )
 

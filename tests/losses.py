@@ -9,13 +9,14 @@ from typing import Any
 import trio
 from attrs import define, evolve, field
 
-from clawsettle.config import LossEventSettings, Secret, Settings, TargetSettings
+from clawsettle.actors.loss_fanout import LossFanout
+from clawsettle.config import LossEventSettings, Secret, Settings, TargetAddress, TargetSettings
 from clawsettle.domain.loss_events import Delivery, LossEvent, Operation, Target
 from clawsettle.domain.loss_requests import LossRequest, ResolveRequest, parse_loss
 from clawsettle.sandbox.http1 import Cut, Reply, Request, Unanswered, serve_http1
 from clawsettle.storage.bridge import Database
 from clawsettle.storage.loss_rows import read_delivery, read_event
-from tests.house import House, payin, settings
+from tests.house import House, open_house, payin, settings
 
 DID = "did:key:zA"
 HTTP_TARGETS = (Target.ESCROW, Target.CLAWINSURE, Target.CLAWINCOME, Target.CLAWBOUNTIES)
@@ -109,6 +110,28 @@ def loss_settings(
     )
 
 
+@asynccontextmanager
+async def open_fanout(
+    database_url: str, **options: Any
+) -> AsyncIterator[tuple[House, LossFanout, Targets]]:
+    """A daemon, what tells targets in it, and the targets."""
+    async with (
+        open_targets() as targets,
+        open_house(database_url, loss_settings(targets, **options)) as house,
+    ):
+        yield house, house.parts.losses.fanout, targets
+
+
+def told_by(addresses: Mapping[Target, TargetAddress]) -> dict[str, str]:
+    """The environment of a daemon process that tells these targets."""
+    environ = {}
+    for target, address in addresses.items():
+        prefix = f"CLAWSETTLE_TARGETS__{target}".upper()
+        environ[f"{prefix}_BASE_URL"] = address.base_url
+        environ[f"{prefix}_KEYS"] = address.key.reveal()
+    return environ
+
+
 async def fund(house: House, amount_minor: int = 100_000, did: str = DID) -> str:
     """Give an account money, and return its id."""
     account = await house.ledger.post("/accounts", json={"did": did})
@@ -182,6 +205,15 @@ async def until_status(database: Database, event: LossEvent, status: str) -> Non
     with trio.fail_after(10):
         while True:
             if (await event_of(database, event)).status == status:
+                return
+            await trio.sleep(0.005)
+
+
+async def until_all_ended(database: Database) -> None:
+    """Wait until no delivery is to be made any more."""
+    with trio.fail_after(10):
+        while True:
+            if not await database.fetch("SELECT 1 FROM loss_delivery WHERE due_at IS NOT NULL"):
                 return
             await trio.sleep(0.005)
 

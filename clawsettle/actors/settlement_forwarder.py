@@ -9,10 +9,7 @@ Stops: on ``close``, when the attempts under way have been recorded.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import structlog
 import trio
@@ -20,6 +17,7 @@ from attrs import define, field, frozen
 
 from clawsettle.actors.mailbox import Mailbox, Reply
 from clawsettle.actors.payout_keeper import Drive, PayoutKeeper
+from clawsettle.actors.seating import Kind, Seating, Seats
 from clawsettle.clients.ledger import SettlementLedger
 from clawsettle.domain.errors import ClawsettleError, StorageError, StorageUnavailable
 from clawsettle.domain.forwarding import (
@@ -40,35 +38,8 @@ from clawsettle.storage.settlement_outbox import LeasedRow, SettlementOutbox
 
 _log = structlog.get_logger(__name__)
 
-Kind = Literal["new", "backlog"]
 Attempt = Reply[Standing | None]
 """The result of an attempt under way; None when it ended without one that could be recorded."""
-
-
-@define(eq=False)
-class Seats:
-    """Room in the forwarder that is set aside before rows are leased, so that they always fit."""
-
-    count: int
-    kind: "Kind"
-    _forwarder: "SettlementForwarder"
-
-    def take(
-        self, rows: Sequence[LeasedRow], drives: Mapping[str, Drive] | None = None
-    ) -> dict[str, Attempt]:
-        """Seat leased rows, at most ``count`` in all, and return their attempts by event id.
-
-        ``drives`` are those that rows' events have begun of their payouts, by the events' ids.
-        Raises: Overloaded when the forwarder is closed; the rows wait for their leases to end.
-        """
-        assert len(rows) <= self.count  # noqa: S101 - whoever claims is told how many
-        drives = drives or {}
-        return {row.event_id: self._seat(row, drives.get(row.event_id)) for row in rows}
-
-    def _seat(self, row: LeasedRow, drive: Drive | None) -> Attempt:
-        attempt = self._forwarder.start(row, self.kind, drive)
-        self.count -= 1
-        return attempt
 
 
 @frozen(eq=False)
@@ -91,11 +62,9 @@ _Finished = tuple[_Work, AttemptResult]
 class SettlementForwarder:
     """See the module.
 
-    ``capacity`` bounds the rows held here: no more than can be sent before their leases end. New
-    events and the backlog may each take three quarters of it, so that neither starves the other.
-    ``in_flight_max`` bounds the ledger calls under way, ``attempt_timeout_s`` each of them.
-    ``when_roomy`` is called when there is room again for somebody who found none. Without
-    ``payouts`` other daemons see to the payouts.
+    ``capacity`` bounds the rows held here: no more than can be sent before their leases end; room
+    for them is set aside in ``seating``. ``in_flight_max`` bounds the ledger calls under way,
+    ``attempt_timeout_s`` each of them. Without ``payouts`` other daemons see to the payouts.
     """
 
     outbox: SettlementOutbox
@@ -105,13 +74,11 @@ class SettlementForwarder:
     in_flight_max: int
     attempt_timeout_s: float
     payouts: PayoutKeeper | None = None
-    when_roomy: Callable[[], None] = field(default=lambda: None)
     name: str = field(default="settlement_forwarder", init=False)
+    seating: Seating = field(init=False)
     lease_lost_count: int = field(default=0, init=False)
     rescued_count: int = field(default=0, init=False)
     _under_way: set[_Work] = field(factory=set, init=False)
-    _seats: Counter[Kind] = field(factory=Counter, init=False)
-    _missed: bool = field(default=False, init=False)
     _latest: dict[str, Attempt] = field(factory=dict, init=False)
     _waiting: Mailbox[_Work] = field(init=False)
     _finished: Mailbox[_Finished] = field(init=False)
@@ -119,43 +86,21 @@ class SettlementForwarder:
     def __attrs_post_init__(self) -> None:
         self._waiting = Mailbox(self.capacity)
         self._finished = Mailbox(self.capacity)
+        self.seating = Seating(self.capacity)
 
-    @property
-    def room(self) -> int:
-        """Return how many more rows may be leased for this forwarder."""
-        return self.capacity - self._seats.total()
+    def take(
+        self,
+        seats: Seats,
+        rows: Sequence[LeasedRow],
+        drives: Mapping[str, Drive] | None = None,
+    ) -> dict[str, Attempt]:
+        """Start leased rows on seats that were set aside; return their attempts by event id.
 
-    @property
-    def claim_max(self) -> int:
-        """Return how many rows of the backlog to claim; 0 when so few fit that it is worth a wait.
-
-        A claim is worth its statement for a quarter of the seats.
+        ``drives`` are those that rows' events have begun of their payouts, by the events' ids.
+        Raises: Overloaded when it is closed; the rows wait for their leases to end.
         """
-        free = self._free("backlog")
-        return free if free >= self.capacity // 4 else 0
-
-    @contextmanager
-    def reserve(self, most: int, kind: Kind = "new") -> Iterator[Seats]:
-        """Set aside up to ``most`` seats while rows for them are leased; the rest is given back."""
-        seats = Seats(min(most, self._free(kind)), kind, self)
-        self._missed |= seats.count == 0
-        self._seats[kind] += seats.count
-        try:
-            yield seats
-        finally:
-            self._seats[kind] -= seats.count
-            self._tell_who_missed()
-
-    def start(self, row: LeasedRow, kind: Kind, drive: Drive | None = None) -> Attempt:
-        """Start a row's attempt on a reserved seat; see ``Seats.take``."""
-        if row.rescued:
-            self.rescued_count += 1
-            _log.warning("settlement_rescued", event_id=row.event_id, attempts=row.attempts)
-        work = _Work(row, kind, Attempt(), drive)
-        self._waiting.put(work)
-        self._under_way.add(work)
-        self._latest[row.event_id] = work.attempt
-        return work.attempt
+        drives = drives or {}
+        return {row.event_id: self._start(row, seats, drives.get(row.event_id)) for row in rows}
 
     def attempt_of(self, event_id: str) -> Attempt | None:
         """Return the attempt under way here for an event, if there is one."""
@@ -189,6 +134,17 @@ class SettlementForwarder:
             "lease_lost_count": self.lease_lost_count,
             "rescued_count": self.rescued_count,
         }
+
+    def _start(self, row: LeasedRow, seats: Seats, drive: Drive | None) -> Attempt:
+        if row.rescued:
+            self.rescued_count += 1
+            _log.warning("settlement_rescued", event_id=row.event_id, attempts=row.attempts)
+        work = _Work(row, seats.kind, Attempt(), drive)
+        self._waiting.put(work)
+        seats.take()
+        self._under_way.add(work)
+        self._latest[row.event_id] = work.attempt
+        return work.attempt
 
     async def _start_attempts(self, nursery: trio.Nursery, slots: trio.CapacityLimiter) -> None:
         while True:
@@ -315,20 +271,10 @@ class SettlementForwarder:
     def _settle(self, work: _Work, standing: Standing | None) -> None:
         if work in self._under_way:
             self._under_way.remove(work)
-            self._seats[work.kind] -= 1
+            self.seating.leave(work.kind)
         if self._latest.get(work.row.event_id) is work.attempt:
             del self._latest[work.row.event_id]
         work.attempt.resolve(standing)
-        self._tell_who_missed()
-
-    def _free(self, kind: Kind) -> int:
-        share = self.capacity - self.capacity // 4
-        return min(self.room, share - self._seats[kind])
-
-    def _tell_who_missed(self) -> None:
-        if self._missed and self.claim_max:
-            self._missed = False
-            self.when_roomy()
 
 
 def _readable(row: LeasedRow) -> Forwardable | None:

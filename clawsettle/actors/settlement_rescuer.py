@@ -78,14 +78,14 @@ class SettlementRescuer:
 
         Raises: Overloaded when the named row finds no room, StorageUnavailable or StorageError.
         """
-        with self.forwarder.reserve(limit if event_id is None else 1) as seats:
+        with self.forwarder.seating.reserve(limit if event_id is None else 1) as seats:
             if event_id is None:
                 rows = await self.outbox.claim_due(seats.count, force=force)
             elif not seats.count:
                 raise Overloaded("too many attempts are under way")
             else:
                 rows = await self._claim_named(event_id, operator, force=force)
-            attempts = seats.take(rows)
+            attempts = self.forwarder.take(seats, rows)
         results: list[Standing | None] = []
         with budget:
             async with trio.open_nursery() as nursery:
@@ -110,12 +110,12 @@ class SettlementRescuer:
         return rows
 
     async def _claim(self) -> bool:
-        most = min(self.batch_max, self.forwarder.claim_max)
-        with self.forwarder.reserve(most, "backlog") as seats:
+        most = min(self.batch_max, self.forwarder.seating.claim_max)
+        with self.forwarder.seating.reserve(most, "backlog") as seats:
             if not most:
                 return False  # whoever makes room rings
             rows = await self.outbox.claim_due(most)
-            seats.take(rows)
+            self.forwarder.take(seats, rows)
         return len(rows) == most
 
 

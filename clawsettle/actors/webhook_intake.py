@@ -98,7 +98,7 @@ class WebhookIntake:
         same: dict[str, list[Delivery]] = {}
         for delivery in deliveries:
             same.setdefault(delivery.event.event_id, []).append(delivery)
-        with self.forwarder.reserve(len(same)) as seats:
+        with self.forwarder.seating.reserve(len(same)) as seats:
             recorded = await self.outbox.record(
                 [first for first, *_ in same.values()],
                 leased_max=seats.count,
@@ -108,9 +108,7 @@ class WebhookIntake:
             new_rows = {new.event_id: new.row for new in recorded}
             # In the order of arrival: a payment before its refund.
             leased = [row for event_id in same if (row := new_rows.get(event_id)) is not None]
-            attempts = seats.take(leased, drives)
-        if any(new.row is None and new.due_at is not None for new in recorded):
-            self.forwarder.when_roomy()
+            attempts = self.forwarder.take(seats, leased, drives)
         if any(
             new.row is None and new.payout is None and same[new.event_id][0].news
             for new in recorded
@@ -167,10 +165,10 @@ class WebhookIntake:
         claimed: dict[str, LeasedRow] = {}
         attempts: dict[str, Attempt] = {}
         if due:
-            with self.forwarder.reserve(len(due)) as seats:
+            with self.forwarder.seating.reserve(len(due)) as seats:
                 rows = await self.outbox.claim(due[: seats.count])
                 claimed = {row.event_id: row for row in rows}
-                attempts = seats.take(rows)
+                attempts = self.forwarder.take(seats, rows)
         receipts: dict[str, Iterator[Receipt]] = {}
         for event_id, deliveries in same.items():
             event = known[event_id]

@@ -36,7 +36,7 @@ from clawsettle.config.settings import (
     TargetSettings,
     netting_defaults,
 )
-from clawsettle.config.targets import TargetAddress, target_addresses
+from clawsettle.config.targets import TargetAddress, given_target, target_addresses
 
 __all__ = [
     "Address",
@@ -60,6 +60,7 @@ __all__ = [
     "TargetAddress",
     "TargetSettings",
     "describe",
+    "given_target",
     "http_ledger_problems",
     "load",
     "matches_any",

@@ -27,12 +27,16 @@ def target_addresses(settings: Settings) -> Mapping[Target, TargetAddress]:
     return {
         target: TargetAddress(base_url, keys[0])
         for target in Target
-        for base_url, keys in [_given(settings, target)]
+        for base_url, keys in [given_target(settings, target)]
         if base_url and keys
     }
 
 
-def _given(settings: Settings, target: Target) -> tuple[str | None, Sequence[Secret]]:
+def given_target(settings: Settings, target: Target) -> tuple[str | None, Sequence[Secret]]:
+    """Return the base URL and the keys of a target, as far as they are set. Source: loss-events 1.
+
+    The embedded ledger has neither.
+    """
     ledger, targets = settings.ledger, settings.targets
     match target:
         case Target.LEDGER if ledger.mode == "http":

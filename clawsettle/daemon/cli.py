@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from clawsettle import __version__
 from clawsettle.daemon.terminal import (
+    DEFAULT_SANDBOX_BIND,
     DEFAULT_STATE_DIR,
     EXIT_FAILED,
     EXIT_USAGE,
@@ -86,12 +87,17 @@ def dev(
         Literal["simulated", "stripe-sandbox", "off"] | None,
         Parameter(help="Who makes payouts; a stripe-sandbox is a Stripe inside this process."),
     ] = None,
+    sandbox_bind: Annotated[
+        str,
+        Parameter(help="Where stand-ins of loss events' targets listen; port 0 takes a free one."),
+    ] = DEFAULT_SANDBOX_BIND,
 ) -> None:
     """Start a daemon for trying out: embedded PostgreSQL, embedded ledger, generated secrets.
 
     Listens on 127.0.0.1:8787, the ledger on 127.0.0.1:8788. Prints one line `ready` with the
     addresses and a command to paste. Secrets come from the environment; the missing ones are
-    generated and kept in the state directory. Ctrl-C stops it.
+    generated and kept in the state directory. Loss events go to stand-ins, except to targets whose
+    address is set. Ctrl-C stops it.
     """
     from clawsettle.daemon.development import develop
 
@@ -100,7 +106,27 @@ def dev(
         "ledger.bind": ledger_bind,
         "database.url": database_url,
     }
-    run_async(develop, state_dir, config, provider, overrides)
+    run_async(develop, state_dir, config, provider, sandbox_bind, overrides)
+
+
+@app.command
+def sandbox(
+    *,
+    bind: Annotated[
+        str, Parameter(help="Where they listen; port 0 takes a free one.")
+    ] = DEFAULT_SANDBOX_BIND,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = DEFAULT_STATE_DIR,
+) -> None:
+    """Start stand-ins of escrow, clawinsure, clawincome and clawbounties, and nothing else.
+
+    Prints one line `ready` with their address; below it `/escrow` and so on are base URLs, and
+    `/control` shows what they were told and has them fail. Their keys are those of `[targets]`; the
+    missing ones are generated and kept in the state directory. Ctrl-C stops it.
+    """
+    from clawsettle.daemon.risk_sandbox import serve_stand_ins
+
+    run_async(serve_stand_ins, state_dir, config, bind)
 
 
 @app.command

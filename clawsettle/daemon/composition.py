@@ -144,7 +144,7 @@ def assemble(settings: Settings, database: Database) -> Parts:
         payouts=payouts.keeper if payouts else None,
     )
     rescuer = SettlementRescuer(outbox, letters, forwarder, CLAIM_BATCH_MAX, forwarding.poll_s)
-    forwarder.when_roomy = rescuer.ring
+    forwarder.seating.when_roomy = rescuer.ring
     intake = WebhookIntake(
         outbox,
         forwarder,

@@ -1,7 +1,7 @@
 """The parts of a daemon that tell the targets of loss events, put together."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from attrs import frozen
@@ -93,11 +93,6 @@ def assemble_losses(
             client.close()
 
     return LossParts(fanout, LossWatch(deliveries, configured.alert_after_s), close)
-
-
-def target_urls(settings: Settings) -> Mapping[Target, str]:
-    """Return the base URLs of the targets that have one."""
-    return {target: one.base_url for target, one in target_addresses(settings).items()}
 
 
 def _over_http(settings: Settings, address: TargetAddress) -> HttpRiskTarget:

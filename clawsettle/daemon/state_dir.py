@@ -7,16 +7,25 @@
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import asdict, evolve, frozen
 
-from clawsettle.config import Secret, Settings
+from clawsettle.config import Secret, Settings, given_target
 from clawsettle.domain.errors import ConfigError
+from clawsettle.domain.loss_events import Target
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8787"
 DEFAULT_LEDGER_BASE_URL = "http://127.0.0.1:8788"
+
+_TARGET_KEYS = {
+    Target.ESCROW: "escrow_risk_key",
+    Target.CLAWINSURE: "insure_risk_key",
+    Target.CLAWINCOME: "income_risk_key",
+    Target.CLAWBOUNTIES: "bounties_risk_key",
+}
 
 
 @frozen
@@ -66,36 +75,60 @@ def with_secrets(state_dir: Path, settings: Settings) -> Settings:
 
     Raises: ConfigError when the directory cannot be written.
     """
-    folder = state_dir / "credentials"
-
-    def given_or_kept(given: tuple[Secret, ...], name: str, prefix: str) -> tuple[Secret, ...]:
-        if given:
-            return given
-        file = folder / name
-        if not file.exists():
-            write_private(file, prefix + secrets.token_hex(24) + "\n")
-        return (Secret(file.read_text(encoding="utf-8").strip()),)
-
     webhook, admin, ledger = settings.stripe, settings.admin, settings.ledger
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+    with _credentials(state_dir) as folder:
         return evolve(
             settings,
             stripe=evolve(
                 webhook,
-                webhook_secrets=given_or_kept(
-                    webhook.webhook_secrets, "stripe_webhook_signing_secret", "whsec_"
+                webhook_secrets=_given_or_kept(
+                    webhook.webhook_secrets, folder / "stripe_webhook_signing_secret", "whsec_"
                 ),
             ),
-            admin=evolve(admin, keys=given_or_kept(admin.keys, "settle_admin_key", "settle_")),
+            admin=evolve(
+                admin, keys=_given_or_kept(admin.keys, folder / "settle_admin_key", "settle_")
+            ),
             ledger=evolve(
                 ledger,
-                admin_keys=given_or_kept(ledger.admin_keys, "ledger_admin_key", "ledger_"),
+                admin_keys=_given_or_kept(
+                    ledger.admin_keys, folder / "ledger_admin_key", "ledger_"
+                ),
             ),
         )
+
+
+def sandbox_keys(state_dir: Path, settings: Settings) -> dict[Target, Secret]:
+    """Return a key for each target of loss events besides the ledger, given or kept as above.
+
+    Raises: ConfigError when the directory cannot be written.
+    """
+    with _credentials(state_dir) as folder:
+        return {
+            target: _given_or_kept(given_target(settings, target)[1], folder / file, f"{target}_")[
+                0
+            ]
+            for target, file in _TARGET_KEYS.items()
+        }
+
+
+@contextmanager
+def _credentials(state_dir: Path) -> Iterator[Path]:
+    """Give the folder of the secrets; what fails with it is a ConfigError."""
+    folder = state_dir / "credentials"
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        yield folder
     except (OSError, ValueError) as error:
         raise ConfigError([f"cannot keep secrets in {folder}: {error}"]) from error
+
+
+def _given_or_kept(given: Sequence[Secret], file: Path, prefix: str) -> tuple[Secret, ...]:
+    if given:
+        return tuple(given)
+    if not file.exists():
+        write_private(file, prefix + secrets.token_hex(24) + "\n")
+    return (Secret(file.read_text(encoding="utf-8").strip()),)
 
 
 def write_private(file: Path, text: str) -> None:

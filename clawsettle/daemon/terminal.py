@@ -16,6 +16,7 @@ from clawsettle.domain.errors import ClawsettleError, ConfigError
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 DEFAULT_STATE_DIR = Path(".clawsettle")
+DEFAULT_SANDBOX_BIND = "127.0.0.1:8789"
 
 StateDirOption = Annotated[
     Path, Parameter(help="Where `clawsettle dev` keeps its database, secrets and addresses.")

@@ -20,6 +20,8 @@ _ASCII_COUNT = 128
 _INTEGER_DIGITS_MAX, _LEADING_ZEROS_MAX = 21, 6
 _DAYS_MAX, _NOON, _MIDNIGHT, _SIXTIETH = 31, 12, 24, 59
 
+_AS_PRINTED = json.JSONEncoder(ensure_ascii=False)
+
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = rf"(?P<name>{'|'.join(_MONTHS)})[a-z]*\.?"
 _WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?[ ]+)?"
@@ -87,7 +89,7 @@ def _collation(key: str) -> tuple[list[int], list[bool], str]:
 
 
 def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return _AS_PRINTED.encode(value)
 
 
 def _number(value: float) -> str:

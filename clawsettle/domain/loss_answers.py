@@ -19,6 +19,7 @@ TEXT_MAX = 500
 _OK, _REDIRECT, _SERVER_ERROR = 200, 300, 500
 _NOT_FOUND, _TIMEOUT, _CONFLICT, _THROTTLED = 404, 408, 409, 429
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}\Z")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 UPSTREAM_ERROR = "UPSTREAM_ERROR"
 NOT_CONFIGURED = "DEPENDENCY_NOT_CONFIGURED"
 UNPROVEN = "UNPROVEN_ANSWER"
@@ -45,17 +46,22 @@ _NAMES = {
     Target.CLAWINSURE: "claim",
     Target.CLAWINCOME: "adjustment",
 }
+# Who takes the event's whole amount; an insurer may allow less, an escrow freezes what it has.
+_TAKE_ALL = frozenset({Target.LEDGER, Target.CLAWINCOME})
 
 
 @frozen
 class Sent:
-    """What was asked for, as far as answers are compared with it."""
+    """What was asked for, as far as answers are compared with it.
+
+    ``may_be_absent``: a release of what may never have been applied.
+    """
 
     operation: Operation
     target: Target
     loss_event_id: str
     amount_minor: int
-    in_doubt: bool = False
+    may_be_absent: bool = False
 
 
 @frozen
@@ -203,7 +209,11 @@ def _fault_of_success(sent: Sent, body: Mapping[str, Any]) -> str | None:
     if name and not named:
         return f"it names no {name}"
     told = named if isinstance(named, Mapping) else {}
-    wanted = {"source_loss_event_id": sent.loss_event_id, "amount_minor": str(sent.amount_minor)}
+    wanted = {"source_loss_event_id": sent.loss_event_id}
+    if sent.target is Target.ESCROW and sent.operation is Operation.RESOLVE:
+        wanted = {}  # the one hold of an escrow names the event that applied it, not all that share
+    if sent.target in _TAKE_ALL:
+        wanted["amount_minor"] = str(sent.amount_minor)
     for field, value in wanted.items():
         if told.get(field) is not None and str(told[field]) != value:
             return f"it is about another {field}"
@@ -245,8 +255,7 @@ def _read_known_code(sent: Sent, status: int, code: str, message: str) -> Outcom
     if status not in (_NOT_FOUND, _CONFLICT):
         return None
     about = (sent.operation, sent.target)
-    # What an apply in doubt may have left is nowhere to be found.
-    is_absent = code == "NOT_FOUND" and sent.operation is Operation.RESOLVE and sent.in_doubt
+    is_absent = code == "NOT_FOUND" and sent.may_be_absent
     if is_absent or code in _NOTHING_TO_DO.get(about, ()):
         return NothingToDo(status, code, message)
     if code in _ALREADY_DONE.get(about, ()):
@@ -265,7 +274,9 @@ def _code_and_message(answer: Answered, body: Mapping[str, Any] | None) -> tuple
     given = [value for name in ("code", "error") if isinstance(value := said.get(name), str)]
     code = next(filter(_CODE.match, given), UPSTREAM_ERROR)
     message = next((text for text in texts if text.strip() and text != code), "")
-    return code, message or answer.text[:TEXT_MAX].strip() or f"HTTP {answer.http_status}"
+    told = message or answer.text[:TEXT_MAX].strip() or f"HTTP {answer.http_status}"
+    # One text that PostgreSQL does not keep would hold up whatever is stored with it.
+    return code, _UNSTORABLE.sub("\ufffd", told)
 
 
 def _object(text: str) -> Mapping[str, Any] | None:

@@ -43,6 +43,11 @@ def taken_back(applies: Iterable[Delivery]) -> list[Target]:
     return [target for target in Target if target in told and target is not Target.CLAWINSURE]
 
 
+def unseen(applies: Iterable[Delivery]) -> set[Target]:
+    """Return the targets that need not find what a release of theirs is to take back."""
+    return {one.target for one in applies if one.state is not DeliveryState.FORWARDED}
+
+
 def is_canceled(apply: Delivery) -> bool:
     """Return whether resolving its event ends an apply delivery that was not delivered."""
     return apply.state in {_WAITING, DeliveryState.DEAD}
@@ -131,7 +136,7 @@ def join_step(others: Sequence[Delivery]) -> Step:
     """
     if _holders(others):
         return Step.SHARE
-    return Step.WAIT if any(_is_undecided(one) for one in others) else Step.GO_ON
+    return Step.WAIT if _undecided(others) else Step.GO_ON
 
 
 def release_step(release: Delivery, others: Sequence[Delivery]) -> Step:
@@ -142,9 +147,8 @@ def release_step(release: Delivery, others: Sequence[Delivery]) -> Step:
     """
     if _holders(others):
         return Step.SHARE
-    is_repeat = release.in_doubt
-    is_applying = any(_is_undecided(one) for one in others if one.operation is Operation.APPLY)
-    return Step.WAIT if is_repeat and is_applying else Step.GO_ON
+    is_applying = any(one.operation is Operation.APPLY for one in _undecided(others))
+    return Step.WAIT if release.in_doubt and is_applying else Step.GO_ON
 
 
 def _holders(others: Sequence[Delivery]) -> set[str]:
@@ -159,6 +163,16 @@ def _holders(others: Sequence[Delivery]) -> set[str]:
         for one in others
         if one.operation is Operation.APPLY and one.state is DeliveryState.FORWARDED
     } - leaving
+
+
+def _undecided(others: Sequence[Delivery]) -> list[Delivery]:
+    """Return what may be getting or releasing a hold; an event that was taken back has none."""
+    over = {
+        one.loss_event_id
+        for one in others
+        if one.operation is Operation.RESOLVE and one.state in _OVER
+    }
+    return [one for one in others if one.loss_event_id not in over and _is_undecided(one)]
 
 
 def _is_undecided(one: Delivery) -> bool:

@@ -29,17 +29,17 @@ RETRY_AFTER_MAX_S = 3600.0
 
 @frozen
 class GaveUp:
-    """Event: it has been tried for as long as may be."""
+    """It has been tried for as long as may be."""
 
 
 @frozen
 class Requeued:
-    """Event: an operator brings a delivery back, with its whole life again."""
+    """An operator brings a delivery back, with its whole life again."""
 
 
 @frozen
 class Canceled:
-    """Event: its loss event is resolved, so it need not be delivered any more."""
+    """Its loss event is resolved, so it need not be delivered any more."""
 
 
 _ATTEMPTED: dict[type[object], DeliveryState] = {

@@ -5,12 +5,14 @@ them but where it asks to.
 Source: loss-events contract sections 1 to 4 and 6; 10 (1, 18, 20, 22).
 """
 
+from collections.abc import Iterable
+
 from attrs import frozen
 
 from clawsettle.actors.loss_fanout import LossFanout
 from clawsettle.config import AdminSettings, LossEventSettings
 from clawsettle.domain.idempotency import parse_key
-from clawsettle.domain.loss_events import Operation
+from clawsettle.domain.loss_events import Delivery, Operation
 from clawsettle.domain.loss_requests import (
     REQUEUE_LIMIT_DEFAULT,
     REQUEUE_LIMIT_MAX,
@@ -72,7 +74,7 @@ class LossEventRoutes:
                 "ok": True,
                 "deduped": recorded.deduped,
                 "event": recorded.event.view(),
-                "outbox": self.outbox_view.entries(recorded.deliveries),
+                "outbox": self._outbox(recorded.deliveries),
             },
         )
 
@@ -89,7 +91,7 @@ class LossEventRoutes:
                 "deduped": resolved.deduped,
                 "event": resolved.event.view(),
                 "resolution": resolved.resolution.view(),
-                "outbox": self.outbox_view.entries(resolved.deliveries),
+                "outbox": self._outbox(resolved.deliveries),
             },
         )
 
@@ -117,7 +119,11 @@ class LossEventRoutes:
         operator = read_operator(request, self.admin.keys)
         asked = parse_requeue(parse_json(request.body))
         requeued = await self.fanout.requeue(asked, operator)
-        return Reply.json(200, {"ok": True, "outbox": self.outbox_view.entries(requeued)})
+        return Reply.json(200, {"ok": True, "outbox": self._outbox(requeued)})
+
+    def _outbox(self, deliveries: Iterable[Delivery]) -> list[dict[str, object]]:
+        in_order = sorted(deliveries, key=lambda one: (one.created_at, one.delivery_id))
+        return self.outbox_view.entries(in_order)
 
     def _recording_routes(self) -> list[Route]:
         return [
@@ -218,6 +224,6 @@ class LossEventRoutes:
                     },
                 ),
                 response_schema=shape({"ok": OK, "outbox": listed(DELIVERY)}),
-                errors=(*_ADMIN, "INVALID_REQUEST", "INVALID_STATUS_TRANSITION"),
+                errors=(*_ADMIN, "INVALID_REQUEST", "NOT_FOUND", "INVALID_STATUS_TRANSITION"),
             ),
         ]

@@ -21,6 +21,7 @@ from clawsettle.domain.loss_events import (
     Severity,
     Target,
 )
+from clawsettle.http.operator import actions_schema
 from clawsettle.http.payout_schemas import OK
 from clawsettle.http.schemas import AMOUNT, INSTANT, OBJECT, TEXT, Schema, listed, shape
 
@@ -128,6 +129,7 @@ FOUND: Final[Schema] = shape(
         "residuals": listed(_RESIDUAL),
         "residual_minor": {**MINOR, "description": "minor units, of all targets together"},
         "alerts": {**listed({"enum": list(Alert)}), "description": "Each once."},
+        "actions": actions_schema("requeue"),
     }
 )
 ORDER: Final[Schema] = shape(

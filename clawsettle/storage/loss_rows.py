@@ -19,17 +19,17 @@ Columns = tuple[object, ...]
 
 def event_row(event: LossEvent) -> Columns:
     """Return the row of ``event``."""
-    return astuple(event)
+    return astuple(event, recurse=False)
 
 
 def delivery_row(delivery: Delivery) -> Columns:
     """Return the row of ``delivery``."""
-    return astuple(delivery)
+    return astuple(delivery, recurse=False)
 
 
 def resolution_row(resolution: Resolution) -> Columns:
     """Return the row of ``resolution``."""
-    return astuple(resolution)
+    return astuple(resolution, recurse=False)
 
 
 def read_event(row: Row) -> LossEvent:

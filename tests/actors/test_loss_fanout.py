@@ -1,21 +1,26 @@
 """Loss events on their way: every target is told once, and nobody waits for another."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 
-from clawsettle.actors.loss_fanout import LossFanout
 from clawsettle.domain.errors import ConflictError, NotFoundError
-from clawsettle.domain.loss_events import DeliveryState, LossStatus, Operation, Target
+from clawsettle.domain.loss_events import (
+    Delivery,
+    DeliveryState,
+    LossEvent,
+    LossStatus,
+    Operation,
+    Target,
+)
 from clawsettle.domain.loss_requests import RequeueRequest, RetryRequest
 from clawsettle.storage.operator_actions import Operator
-from tests.house import House, open_house
+from tests.house import open_house
 from tests.losses import (
+    CUT,
     HANG,
-    Targets,
+    Script,
     answer,
     balances,
     deliveries,
@@ -23,27 +28,19 @@ from tests.losses import (
     fund,
     loss,
     loss_settings,
+    open_fanout,
     open_targets,
     resolve,
     settled,
     until,
+    until_all_ended,
     until_status,
 )
 
 NAMED = {"escrow_id": "esc_1", "bounty_id": "bty_1"}
 OPERATOR = Operator("key:test", "for the test")
+ABSENT = answer(404, {"error": "NOT_FOUND", "message": "no such thing"})
 UNINSURED = answer(404, {"error": "NOT_FOUND", "message": "no policy"})
-
-
-@asynccontextmanager
-async def open_fanout(
-    database_url: str, **options: Any
-) -> AsyncIterator[tuple[House, LossFanout, Targets]]:
-    async with (
-        open_targets() as targets,
-        open_house(database_url, loss_settings(targets, **options)) as house,
-    ):
-        yield house, house.parts.losses.fanout, targets
 
 
 async def test_every_target_is_told_at_once(database_url: str) -> None:
@@ -179,6 +176,43 @@ async def test_who_refuses_for_good_keeps_nobody(database_url: str) -> None:
             )
 
 
+async def test_what_may_never_have_been_applied_need_not_be_there(database_url: str) -> None:
+    """Neither by who has resolved the event, nor by who takes its release up later."""
+    async with open_fanout(database_url, attempts_max=2) as (house, fanout, targets):
+        await fund(house)
+        for number, answers in enumerate(([ABSENT], [answer(503, {}), ABSENT])):
+            targets.script[Target.CLAWBOUNTIES] = [answer(503, {}), answer(503, {}), *answers]
+            recorded = await fanout.record(loss(f"k{number}", metadata={"bounty_id": "bty_1"}))
+            await settled(house.database, recorded.event)
+            event_id = recorded.event.loss_event_id
+            apply = RetryRequest(Operation.APPLY, 25, event_id, force=True)
+            await fanout.retry(apply, budget=trio.fail_after(5))
+            bounty = (await settled(house.database, recorded.event))[Target.CLAWBOUNTIES]
+            assert (bounty.state, bounty.in_doubt) == (DeliveryState.DEAD, True)
+            await fanout.resolve(resolve(recorded.event, f"rk{number}"))
+            await settled(house.database, recorded.event, Operation.RESOLVE)
+            again = RetryRequest(Operation.RESOLVE, 25, event_id, force=True)
+            await fanout.retry(again, budget=trio.fail_after(5))
+            found = await settled(house.database, recorded.event, Operation.RESOLVE)
+            assert found[Target.CLAWBOUNTIES].state is DeliveryState.NOT_APPLICABLE
+
+
+async def test_what_was_applied_and_is_not_there_is_not_taken_for_released(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        targets.script[Target.CLAWBOUNTIES] = [answer(201, {}), answer(503, {}), ABSENT]
+        recorded = await fanout.record(loss(metadata={"bounty_id": "bty_1"}))
+        await settled(house.database, recorded.event)
+        await fanout.resolve(resolve(recorded.event))
+        await settled(house.database, recorded.event, Operation.RESOLVE)
+        again = RetryRequest(Operation.RESOLVE, 25, recorded.event.loss_event_id, force=True)
+        await fanout.retry(again, budget=trio.fail_after(5))
+        found = await deliveries(house.database, recorded.event, Operation.RESOLVE)
+        assert found[Target.CLAWBOUNTIES].state is DeliveryState.DEAD
+
+
 async def test_what_was_refused_is_brought_back_by_an_operator(database_url: str) -> None:
     async with open_fanout(database_url) as (house, fanout, targets):
         await fund(house)
@@ -219,6 +253,15 @@ async def test_a_target_that_hangs_delays_no_other(database_url: str) -> None:
             assert not found[Target.CLAWINSURE].state.is_terminal
 
 
+async def test_events_for_which_there_is_no_room_are_sent_when_there_is(database_url: str) -> None:
+    async with open_fanout(database_url, in_flight_max=4) as (house, fanout, _):
+        await fund(house)
+        async with trio.open_nursery() as nursery:
+            for place in range(40):
+                nursery.start_soon(fanout.record, loss(f"k{place}"))
+        await until_all_ended(house.database)
+
+
 async def test_two_events_on_one_escrow_share_its_hold(database_url: str) -> None:
     async with open_fanout(database_url) as (house, fanout, targets):
         await fund(house)
@@ -239,3 +282,38 @@ async def test_two_events_on_one_escrow_share_its_hold(database_url: str) -> Non
         found = await settled(house.database, second.event, Operation.RESOLVE)
         assert not found[Target.ESCROW].is_shared
         assert targets.bodies(Target.ESCROW)[2]["action"] == "release"
+
+
+async def test_a_release_and_an_apply_in_doubt_do_not_wait_for_each_other(
+    database_url: str,
+) -> None:
+    escrow = {"metadata": {"escrow_id": "esc_1"}, "targets": ["escrow"]}
+    held = answer(409, {"error": "IDEMPOTENCY_CONFLICT", "message": "held for another event"})
+    async with open_fanout(database_url, retry_base_s=3600, retry_max_s=3600) as (
+        house,
+        fanout,
+        targets,
+    ):
+
+        async def hurry(event: LossEvent, operation: Operation, said: Script) -> Delivery:
+            targets.script[Target.ESCROW] = [said]
+            request = RetryRequest(operation, 1, event.loss_event_id, force=True)
+            await fanout.retry(request, budget=trio.fail_after(5))
+            return (await settled(house.database, event, operation))[Target.ESCROW]
+
+        first = (await fanout.record(loss("k1", **escrow))).event
+        await settled(house.database, first)
+        targets.script[Target.ESCROW] = [CUT]
+        second = (await fanout.record(loss("k2", **escrow))).event
+        assert (await settled(house.database, second))[Target.ESCROW].in_doubt
+        targets.script[Target.ESCROW] = [answer(500, {})]
+        await fanout.resolve(resolve(first))
+        released = await settled(house.database, first, Operation.RESOLVE)
+        assert released[Target.ESCROW].in_doubt
+        waiting = await hurry(second, Operation.APPLY, held)
+        assert (waiting.state, waiting.in_doubt) == (DeliveryState.FAILED, False)
+        done = answer(200, {"escrow_id": "esc_1", "risk_hold": {"status": "any"}})
+        release = await hurry(first, Operation.RESOLVE, done)
+        assert release.state is DeliveryState.FORWARDED
+        apply = await hurry(second, Operation.APPLY, done)
+        assert (apply.state, apply.is_shared) == (DeliveryState.FORWARDED, False)

@@ -111,9 +111,11 @@ class Bench:
             )
 
     async def send(self, *event_ids: str) -> list[Attempt]:
-        with self.forwarder.reserve(len(event_ids)) as seats:
+        with self.forwarder.seating.reserve(len(event_ids)) as seats:
             rows = await self.outbox.claim(event_ids)
-            taken = seats.take(sorted(rows, key=lambda row: event_ids.index(row.event_id)))
+            taken = self.forwarder.take(
+                seats, sorted(rows, key=lambda row: event_ids.index(row.event_id))
+            )
         return [taken[event_id] for event_id in event_ids]
 
     async def row(self, event_id: str) -> Mapping[str, Any]:
@@ -379,7 +381,7 @@ async def test_closing_takes_nothing_more_and_finishes_what_it_has(database_url:
         on.forwarder.close()
         with pytest.raises(Overloaded):
             await on.send("evt_3")
-        assert on.forwarder.room == 98
+        assert on.forwarder.seating.room == 98
         assert not on.supervised.ended.is_set()
         ledger.open("evt_1")
         with trio.fail_after(10):

@@ -61,7 +61,7 @@ async def rescue(
     """Run a rescuer on a bench; it only polls once, at its start, unless told otherwise."""
     letters = DeadLetters(on.outbox.database, on.outbox.lease_s)
     rescuer = SettlementRescuer(on.outbox, letters, on.forwarder, batch_max, poll_s)
-    on.forwarder.when_roomy = rescuer.ring
+    on.forwarder.seating.when_roomy = rescuer.ring
     supervised = Supervised(rescuer, Intensity(restarts_max=0))
     async with trio.open_nursery() as nursery:
         if running:
@@ -99,7 +99,7 @@ async def test_a_row_whose_lease_will_not_last_is_not_sent(database_url: str) ->
         assert on.forwarder.lease_lost_count == 1
         row = await on.row("evt_2")
         assert (row["state"], row["attempts"]) == ("pending", 1)
-        assert on.forwarder.room == on.forwarder.capacity
+        assert on.forwarder.seating.room == on.forwarder.capacity
 
 
 async def test_a_result_is_not_recorded_over_another_owner(database_url: str) -> None:
@@ -148,23 +148,23 @@ async def test_seats_are_counted_from_their_reservation(database_url: str) -> No
     ledger.shut("evt_1", "evt_2")
     async with bench(database_url, ledger, capacity=2) as on:
         await on.add("evt_1", "evt_2")
-        with on.forwarder.reserve(1) as first, on.forwarder.reserve(5) as second:
-            assert (first.count, second.count, on.forwarder.room) == (1, 1, 0)
-            with on.forwarder.reserve(1) as third:
+        with on.forwarder.seating.reserve(1) as first, on.forwarder.seating.reserve(5) as second:
+            assert (first.count, second.count, on.forwarder.seating.room) == (1, 1, 0)
+            with on.forwarder.seating.reserve(1) as third:
                 assert third.count == 0
-        assert on.forwarder.room == 2
+        assert on.forwarder.seating.room == 2
         attempts = await on.send("evt_1", "evt_2")
-        assert (on.forwarder.room, on.forwarder.statistics()["under_way"]) == (0, 2)
-        on.forwarder.when_roomy = ring
-        with on.forwarder.reserve(1) as missed:
+        assert (on.forwarder.seating.room, on.forwarder.statistics()["under_way"]) == (0, 2)
+        on.forwarder.seating.when_roomy = ring
+        with on.forwarder.seating.reserve(1) as missed:
             assert missed.count == 0
         ledger.open("evt_1")
         assert await states(attempts[:1]) == ["forwarded"]
-        assert (on.forwarder.room, rings) == (1, 1)
+        assert (on.forwarder.seating.room, rings) == (1, 1)
         ledger.open("evt_2")
         assert await states(attempts[1:]) == ["forwarded"]
         # Nobody has missed a seat since, so nobody had to be told again.
-        assert (on.forwarder.room, rings) == (2, 1)
+        assert (on.forwarder.seating.room, rings) == (2, 1)
 
 
 async def test_a_forwarder_that_fails_lets_go_of_everything_and_goes_on(
@@ -183,7 +183,7 @@ async def test_a_forwarder_that_fails_lets_go_of_everything_and_goes_on(
         await on.add("evt_1", "evt_2", "evt_bad", "evt_4")
         attempts = await on.send("evt_1", "evt_2", "evt_bad")
         assert await states(attempts) == [None] * 3
-        assert on.forwarder.room == on.forwarder.capacity
+        assert on.forwarder.seating.room == on.forwarder.capacity
         assert set((await on.states()).values()) == {"pending"}
         await until(lambda: on.supervised.running)
         assert await states(await on.send("evt_4")) == ["forwarded"]
@@ -230,7 +230,7 @@ async def test_no_more_is_claimed_than_fits_and_the_rest_when_room_appears(
             rows = await on.database.fetch(
                 "SELECT 1 FROM settlement_outbox WHERE lease_token IS NOT NULL"
             )
-            assert (len(rows), on.forwarder.room) == (2, 0)
+            assert (len(rows), on.forwarder.seating.room) == (2, 0)
             ledger.open()
             # Nothing polls for an hour: whoever makes room has to ring.
             await all_forwarded(on, names)
@@ -253,7 +253,7 @@ async def test_an_idle_rescuer_comes_to_rest(database_url: str) -> None:
     async with bench(database_url, TestLedger(), capacity=5) as on, rescue(on, batch_max=100):
         with trio.fail_after(2):
             await wait_all_tasks_blocked(0.2)
-        assert on.forwarder.room == 5
+        assert on.forwarder.seating.room == 5
 
 
 async def test_storage_that_stalls_is_asked_again_and_the_rescuer_lives(
@@ -442,9 +442,9 @@ async def test_new_events_leave_seats_for_the_backlog(database_url: str) -> None
     ledger.shut(*new)
     async with bench(database_url, ledger, capacity=8) as on:
         await on.add(*new, "evt_old")
-        with on.forwarder.reserve(12) as seats:
+        with on.forwarder.seating.reserve(12) as seats:
             assert seats.count == 6
-            seats.take(await on.outbox.claim(new))
+            on.forwarder.take(seats, await on.outbox.claim(new))
         async with rescue(on, batch_max=1):
             with trio.fail_after(5):
                 while "evt_old" not in ledger.asked:  # noqa: ASYNC110
@@ -461,7 +461,7 @@ async def test_a_claim_waits_until_a_quarter_of_the_seats_is_free(database_url: 
         async with rescue(on):
             await until(lambda: len(ledger.asked) == 6)
             ledger.open("evt_0")
-            await until(lambda: on.forwarder.room == 3)
+            await until(lambda: on.forwarder.seating.room == 3)
             await wait_all_tasks_blocked(0.05)
             assert len(ledger.asked) == 6
             ledger.open("evt_1")

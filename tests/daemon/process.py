@@ -15,6 +15,8 @@ import httpx
 import trio
 from attrs import define, field
 
+from clawsettle.config import Settings
+from clawsettle.config.sources import catalogue
 from clawsettle.sandbox.stripe_events import signature_header
 
 START_S = 30.0
@@ -23,7 +25,7 @@ Json = dict[str, Any]
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without any of our own names, and with ``extra``."""
-    ours = ("CLAWSETTLE_", "STRIPE_", "LEDGER_", "SETTLE_", "FORWARDING_", "DATABASE_URL")
+    ours = ("CLAWSETTLE_", *(env.name for key in catalogue(Settings).values() for env in key.env))
     plain = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**plain, **(extra or {})}
 
@@ -140,6 +142,8 @@ async def daemon_process(
         "--bind",
         "127.0.0.1:0",
         "--ledger-bind",
+        "127.0.0.1:0",
+        "--sandbox-bind",
         "127.0.0.1:0",
         *arguments,
     ]

@@ -32,6 +32,7 @@ def _config(folder: Path, text: str = "") -> str:
         ("config",),
         ("config", "check"),
         ("send",),
+        ("sandbox",),
         ("dead-letters",),
         ("ledger",),
         ("ledger", "verify"),
@@ -53,6 +54,7 @@ async def test_help_is_there_for_every_command(words: tuple[str, ...]) -> None:
         (("send", "payout.paid", "--amount", "ten"), "ten"),
         (("serve", "--config", "absent.toml"), "absent.toml"),
         (("dev", "--bind", "nowhere"), "daemon.bind"),
+        (("sandbox", "--bind", "nowhere"), "nowhere"),
     ],
 )
 async def test_a_wrong_command_is_one_line_and_code_2(
@@ -98,7 +100,7 @@ async def test_serve_runs_on_an_external_database(tmp_path: Path, empty_database
     async with daemon_process(tmp_path, environ=environ, serve=config) as daemon:
         assert "try" not in daemon.ready
         migrations = [line for line in daemon.lines() if line["event"] == "migration_applied"]
-        assert len(migrations) == 7
+        assert len(migrations) == 8
     assert daemon.process.returncode == 0
 
 
@@ -113,6 +115,7 @@ async def test_migrate_applies_once(empty_database: str) -> None:
         "applied 0005_ledger_complete.sql",
         "applied 0006_payouts.sql",
         "applied 0007_netting.sql",
+        "applied 0008_loss_events.sql",
     ]
     second = await run("migrate", environ={"DATABASE_URL": empty_database})
     assert second.stdout == "the schema is current\n"

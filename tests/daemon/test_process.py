@@ -81,7 +81,8 @@ async def test_sigterm_ends_a_start_that_waits_for_the_database(tmp_path: Path) 
     async with silent:
         port = silent.socket.getsockname()[1]
         url = f"postgresql://nobody@127.0.0.1:{port}/nothing?sslmode=disable"
-        words = ("dev", "--state-dir", str(tmp_path), "--database-url", url)
+        words = ["dev", "--state-dir", str(tmp_path), "--database-url", url]
+        words += ["--sandbox-bind", "127.0.0.1:0"]
         daemon = subprocess.Popen(
             command(*words),
             env=environment(),
@@ -242,6 +243,8 @@ async def test_an_address_in_use_is_refused_in_one_line(tmp_path: Path, database
             "--bind",
             taken,
             "--ledger-bind",
+            "127.0.0.1:0",
+            "--sandbox-bind",
             "127.0.0.1:0",
             "--database-url",
             database_url,

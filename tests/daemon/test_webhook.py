@@ -281,14 +281,14 @@ async def test_a_duplicate_that_starts_the_first_attempt_is_a_duplicate(database
             one.actor for one in house.parts.actors if one.actor.name == "settlement_forwarder"
         ]
         assert isinstance(forwarder, SettlementForwarder)
-        forwarder.when_roomy = lambda: None
+        forwarder.seating.when_roomy = lambda: None
         said: list[bool] = []
 
         async def deliver() -> None:
             said.append((await house.deliver(payin("evt_1", account_id))).json()["deduped"])
 
         async with trio.open_nursery() as nursery:
-            with forwarder.reserve(forwarder.room):
+            with forwarder.seating.reserve(forwarder.seating.room):
                 nursery.start_soon(deliver)
                 with trio.fail_after(5):
                     while not await house.database.fetch(  # noqa: ASYNC110 - rows tell nobody
@@ -525,12 +525,14 @@ async def test_hostile_bodies_have_a_clear_answer_and_store_nothing(
 async def test_unsigned_requests_cause_no_statement(
     postgres: Any, database_name: str, header: str
 ) -> None:
-    quiet = settings(forwarding={"poll_s": 3600}, netting={"poll_s": 3600})
+    still = {"poll_s": 3600}
+    quiet = settings(forwarding=still, netting=still, loss_events=still)
     url = postgres.server.dsn_of(database_name)
     async with open_house(url, quiet) as house:
         with trio.fail_after(10):
-            # The first polls, of settlements and of netting, are over when they are in the log.
-            while (before := len(postgres.statements(database_name))) < 2:  # noqa: ASYNC110
+            # The first looks, of settlements, netting, loss events and the watch of those, are
+            # over when they are in the log.
+            while (before := len(postgres.statements(database_name))) < 4:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         body = json.dumps(payin("evt_1", "acc_1")).encode()
         for _ in range(20):

@@ -1,7 +1,8 @@
 """What a caller may ask of loss events, with the contract's published ids, hashes and vectors."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
 
 import pytest
 from attrs import evolve
@@ -443,7 +444,7 @@ def test_a_reason_is_one_that_the_ledgers_holds_take() -> None:
     ],
 )
 def test_a_retry_is_read_with_its_defaults(body: object, expected: RetryRequest) -> None:
-    assert parse_retry(body) == expected
+    assert parse_retry(body, 25) == expected
 
 
 @pytest.mark.parametrize(
@@ -464,12 +465,12 @@ def test_a_retry_is_read_with_its_defaults(body: object, expected: RetryRequest)
 )
 def test_a_bad_field_of_a_retry_is_named(body: dict[str, object], field: str) -> None:
     with pytest.raises(CallerError) as refused:
-        parse_retry(body)
+        parse_retry(body, 25)
     assert refused.value.details == {"field": field}
 
 
-@pytest.mark.parametrize("parse", [parse_retry, parse_requeue])
-def test_a_retry_and_a_requeue_are_objects(parse: Any) -> None:
+@pytest.mark.parametrize("parse", [partial(parse_retry, limit_default=25), parse_requeue])
+def test_a_retry_and_a_requeue_are_objects(parse: Callable[[object], object]) -> None:
     bodies: list[object] = [None, [], "apply"]
     for body in bodies:
         with pytest.raises(CallerError) as refused:
@@ -480,14 +481,14 @@ def test_a_retry_and_a_requeue_are_objects(parse: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ({"target": "Ledger"}, RequeueRequest(None, Target.LEDGER, None, None, 100)),
+        ({"target_service": "Ledger"}, RequeueRequest(None, Target.LEDGER, None, None, 100)),
         ({"outbox_id": " lso_1 "}, RequeueRequest(None, None, None, "lso_1", 100)),
         (
             {"operation": "resolve", "loss_event_id": "lse_1", "limit": 7},
             RequeueRequest(Operation.RESOLVE, None, "lse_1", None, 7),
         ),
         (
-            {"operation": None, "target": "escrow", "limit": 10**30},
+            {"operation": None, "target_service": "escrow", "limit": 10**30},
             RequeueRequest(None, Target.ESCROW, None, None, REQUEUE_LIMIT_MAX),
         ),
     ],
@@ -500,9 +501,9 @@ def test_a_requeue_is_read_with_its_defaults(body: object, expected: RequeueRequ
     ("body", "field"),
     [
         ({}, "loss_event_id"),
-        ({"operation": "apply", "target": " "}, "loss_event_id"),
+        ({"operation": "apply", "target_service": " "}, "loss_event_id"),
         ({"operation": "undo"}, "operation"),
-        ({"target": "stripe"}, "target"),
+        ({"target_service": "stripe"}, "target_service"),
         ({"loss_event_id": ""}, "loss_event_id"),
         ({"outbox_id": 1}, "outbox_id"),
         ({"outbox_id": "lso_1", "limit": 0}, "limit"),

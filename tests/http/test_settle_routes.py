@@ -42,6 +42,13 @@ ROUTES = {
     ("GET", "/v1/netting/runs/{id}/report"),
     ("POST", "/v1/netting/runs/{id}/resume"),
     ("POST", "/v1/netting/runs/{id}/release"),
+    ("POST", "/v1/loss-events"),
+    ("GET", "/v1/loss-events"),
+    ("GET", "/v1/loss-events/{id}"),
+    ("GET", "/v1/loss-events/outbox"),
+    ("POST", "/v1/loss-events/{id}/resolve"),
+    ("POST", "/v1/loss-events/ops/retry"),
+    ("POST", "/v1/loss-events/outbox/requeue"),
 }
 QUIET = settings(forwarding={"poll_s": 3600.0})
 _ADD_DUE_ROWS = """

@@ -133,6 +133,25 @@ async def test_a_filtered_page_of_payouts_enters_at_its_filter_and_its_cursor(
     assert f"Index Cond: (({key}) AND (ROW(created_at, payout_id) > " in plan, plan
 
 
+@pytest.mark.parametrize(
+    ("name", "index", "keys"),
+    [
+        ("events", "loss_event_by_status", ["status = wanted.status"]),
+        ("events_from", "loss_event_by_service", ["source_service = $5", "status = wanted.status"]),
+        ("events_about", "loss_event_by_account", ["account_id = $5"]),
+        ("deliveries", "loss_delivery_newest",
+         ["operation = $1", "target = told.target", "state = wanted.state"]),
+    ],
+)  # fmt: skip
+async def test_a_page_of_loss_events_enters_at_its_filters_and_its_cursor(
+    database_url: str, name: str, index: str, keys: list[str]
+) -> None:
+    plan = "\n".join(await plan_of(database_url, load_queries("loss_lists")[name]))
+    assert f"Index Scan using {index}" in plan, plan
+    entered = "".join(f"({key}) AND " for key in keys)
+    assert f"Index Cond: ({entered}(ROW(created_at, " in plan, plan
+
+
 @pytest.mark.parametrize("name", ["link", "free_items"])
 async def test_many_items_of_netting_are_not_compared_with_each_other(
     database_url: str, name: str

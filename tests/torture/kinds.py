@@ -18,13 +18,13 @@ from tests.storage.deliveries import held, wait_for_locks
 from tests.torture.commit_cutter import CommitCutter
 from tests.torture.load import CLOSED, CUT, LATE, REFUSED, Load, get_status, in_time
 from tests.torture.site import ANSWER_DEADLINE_S, LEASE_S, STATEMENT_TIMEOUT_S, Daemon, Site
-from tests.torture.traffic import EVENTS, NETTING, ORDERS, Traffic
+from tests.torture.traffic import EVENTS, LOSSES, NETTING, ORDERS, Traffic
 
 CUTS = 12
 DISK_BYTES = 256 * 1024 * 1024
 FULL_S = 1.0
 GROWTH_MAX_MIB = 64
-LEDGER_LOAD_S = NETTING_LOAD_S = 30.0
+LEDGER_LOAD_S = NETTING_LOAD_S = LOSS_LOAD_S = 30.0
 TAKEOVER_MAX_S = LEASE_S + 5
 _LATE_BY_S = 1.0
 
@@ -200,6 +200,7 @@ async def kill_one_of_two(round_: Round) -> None:
 _FAILS = frozenset({200, 502, 503})
 _DIES = _FAILS | {REFUSED, CLOSED, CUT}
 _NETS = _DIES | {201, 404, 409}
+_TELLS = _DIES | {201, 409}
 _DECIDES: frozenset[int | str] = frozenset({200, 201, 400, 409, 422, REFUSED, CLOSED, CUT})
 
 KINDS: Mapping[str, Kind] = {
@@ -217,6 +218,7 @@ KINDS: Mapping[str, Kind] = {
     "netting": Kind(
         kill_one_of_two, _NETS, daemons=("a", "b"), traffic=NETTING, load_s=NETTING_LOAD_S
     ),
+    "losses": Kind(kill_one_of_two, _TELLS, daemons=("a", "b"), traffic=LOSSES, load_s=LOSS_LOAD_S),
 }
 
 

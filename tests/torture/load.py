@@ -18,8 +18,11 @@ import trio
 from attrs import define, field, frozen
 
 from clawsettle.sandbox.stripe_events import EventPlan, signature_header, stripe_event
+from tests.house import Json
 
 PAUSE_S = 0.05
+ANSWERED_MAX_S = 20.0
+DONE = frozenset({200, 201})
 REFUSED, CLOSED, CUT, LATE = "refused", "closed", "cut", "late"
 Address = tuple[str, int]
 
@@ -216,6 +219,64 @@ class Load(ABC):
     def _in_turn(self, first: int) -> Iterator[Address]:
         """Return the daemons one after another, endlessly; they may change meanwhile."""
         return (self.addresses[n % len(self.addresses)] for n in itertools.count(first))
+
+
+@define(eq=False, kw_only=True)
+class InsistentLoad(Load):
+    """Asks each thing until it is answered for good, of one daemon after another.
+
+    ``key`` opens the routes that are the admin's, ``secret`` signs events. ``unanswered`` has what
+    nobody has answered in time.
+    """
+
+    key: str
+    secret: str
+    unanswered: list[str] = field(factory=list, init=False)
+
+    async def deliver(
+        self, client: Client, turn: int, event: Json, settled: frozenset[int] = DONE
+    ) -> Answer | None:
+        """Deliver a signed event until it is recorded."""
+        body = json.dumps(event).encode()
+        signature = signature_header(body, secret=self.secret, timestamp_s=int(time.time()))
+        headers = {"stripe-signature": signature}
+        return await self._insist(client, turn, "/v1/stripe/webhook", headers, body, settled)
+
+    async def ask(
+        self,
+        client: Client,
+        turn: int,
+        path: str,
+        key: str,
+        body: Json,
+        settled: frozenset[int] = DONE,
+    ) -> Answer | None:
+        """Ask under a key until it is answered for good."""
+        headers = {
+            "authorization": f"Bearer {self.key}",
+            "idempotency-key": key,
+            "content-type": "application/json",
+        }
+        return await self._insist(client, turn, path, headers, json.dumps(body).encode(), settled)
+
+    async def _insist(
+        self,
+        client: Client,
+        turn: int,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        settled: frozenset[int],
+    ) -> Answer | None:
+        with trio.move_on_after(ANSWERED_MAX_S):
+            for address in self._in_turn(turn):
+                answer = await client.post(address, path, headers, body)
+                self.answers.append(answer)
+                if answer.outcome in settled:
+                    return answer
+                await trio.sleep(PAUSE_S)
+        self.unanswered.append(f"{path} {body[:200].decode()}")
+        return None
 
 
 @define(eq=False, kw_only=True)

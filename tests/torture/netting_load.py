@@ -7,7 +7,6 @@ answered is asked again, under the same key, of the next daemon.
 
 import itertools
 import json
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from random import Random
@@ -16,40 +15,35 @@ import trio
 from attrs import define, field
 
 from clawsettle.domain.netting_requests import LIMIT_MAX
-from clawsettle.sandbox.stripe_events import signature_header
 from tests.house import Json, payin
 from tests.netting import request
 from tests.payouts import payout_event
-from tests.torture.load import PAUSE_S, Answer, Client, Load
+from tests.torture.load import ANSWERED_MAX_S, PAUSE_S, Client, InsistentLoad
 
 RUNS = "/v1/netting/runs"
 TARGETS = ("clawsettle.netting", "torture.netting")
 FUNDS_MINOR = 10**12
 AMOUNT_MAX_MINOR = 5000
-ANSWERED_MAX_S = 20.0
 _RUNS_AT_ONCE = 3
-_DONE, _SAID, _KEPT = frozenset({200, 201}), frozenset({200, 201, 404, 409}), frozenset({200, 502})
+_SAID, _KEPT = frozenset({200, 201, 404, 409}), frozenset({200, 502})
 
 
 @define(eq=False, kw_only=True)
-class NettingLoad(Load):
+class NettingLoad(InsistentLoad):
     """Makes payouts of ``account_ids`` (by DID) and has them netted; see the module.
 
     ``acknowledged`` has the payouts that were said to be paid and the runs that were said to be
     applied. ``paid`` has those payouts as they were shown, ``late`` the ids of those that have
     failed, ``told`` every answer that told of an applied run, by its key, ``open_orders`` what was
-    asked for under the other keys, ``unanswered`` what nobody has answered.
+    asked for under the other keys.
     """
 
-    key: str
-    secret: str
     account_ids: Mapping[str, str]
     seed: str
     paid: dict[str, Json] = field(factory=dict, init=False)
     late: set[str] = field(factory=set, init=False)
     told: dict[str, list[Json]] = field(factory=lambda: defaultdict(list), init=False)
     open_orders: dict[str, Json] = field(factory=dict, init=False)
-    unanswered: list[str] = field(factory=list, init=False)
     _run_numbers: Iterator[int] = field(factory=itertools.count, init=False)
 
     @property
@@ -136,47 +130,6 @@ class NettingLoad(Load):
         if self.open_orders:
             path = _path(rng.choice([*self.open_orders]), rng.choice(("resume", "release")))
             await self.ask(client, turn, path, "none", {}, _SAID)
-
-    async def deliver(
-        self, client: Client, turn: int, event: Json, settled: frozenset[int] = _DONE
-    ) -> Answer | None:
-        """Deliver a signed event until it is recorded."""
-        body = json.dumps(event).encode()
-        signature = signature_header(body, secret=self.secret, timestamp_s=int(time.time()))
-        headers = {"stripe-signature": signature}
-        return await self._insist(client, turn, "/v1/stripe/webhook", headers, body, settled)
-
-    async def ask(
-        self,
-        client: Client,
-        turn: int,
-        path: str,
-        key: str,
-        body: Json,
-        settled: frozenset[int] = _DONE,
-    ) -> Answer | None:
-        """Ask under a key until it is answered for good."""
-        headers = {"authorization": f"Bearer {self.key}", "idempotency-key": key}
-        return await self._insist(client, turn, path, headers, json.dumps(body).encode(), settled)
-
-    async def _insist(
-        self,
-        client: Client,
-        turn: int,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        settled: frozenset[int],
-    ) -> Answer | None:
-        with trio.move_on_after(ANSWERED_MAX_S):
-            for address in self._in_turn(turn):
-                answer = await client.post(address, path, headers, body)
-                self.answers.append(answer)
-                if answer.outcome in settled:
-                    return answer
-                await trio.sleep(PAUSE_S)
-        self.unanswered.append(f"{path} {body[:200].decode()}")
-        return None
 
     async def _work(self, worker: int, client: Client) -> None:
         rng = Random(f"{self.seed}:{worker}")

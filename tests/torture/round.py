@@ -9,6 +9,7 @@ from random import Random
 import trio
 from attrs import frozen
 
+from clawsettle.sandbox.risk_targets import open_risk_sandbox
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.embedded import SOCKET_NAME
 from tests.torture.audit import finish_open_rows
@@ -83,9 +84,13 @@ async def run_round(
     async with trio.open_nursery() as nursery:
         cutter = await nursery.start(_run_cutter, site) if kind.cuts else None
         daemon_url = database_url if cutter is None else cutter.dsn_of(database_name)
-        async with site.daemons(kind.daemons, daemon_url, acknowledge) as daemons:
+        async with (
+            open_risk_sandbox() as targets,
+            site.daemons(kind.daemons, daemon_url, acknowledge, targets.addresses) as daemons,
+        ):
             account_ids = await open_accounts(daemons[0])
-            load = kind.traffic.load(Plan(daemons, account_ids, concurrency, acknowledge, seed))
+            plan = Plan(daemons, targets, account_ids, concurrency, acknowledge, seed)
+            load = kind.traffic.load(plan)
             round_ = Round(site, daemons, load, rng, database_url, cutter)
             result = await _run(
                 round_, kind, name, seed, acknowledge, kind.load_s if load_s is None else load_s

@@ -13,6 +13,8 @@ import httpx
 import trio
 from attrs import define, field, frozen
 
+from clawsettle.config import TargetAddress
+from clawsettle.domain.loss_events import Target
 from clawsettle.storage.bridge import open_database
 from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
 from tests.daemon.process import command, environment
@@ -60,6 +62,15 @@ lease_s = {LEASE_S}
 poll_s = 0.5
 in_flight_max = 4
 batch_max = 8
+[loss_events]
+attempt_timeout_s = 1.4
+lease_s = {LEASE_S}
+poll_s = 0.5
+retry_base_s = 1
+retry_max_s = 2
+breaker_open_s = 0.5
+[targets]
+{{targets}}
 [ledger]
 admin_keys = ["{LEDGER_KEY}"]
 bind = "127.0.0.1:{{ledger_port}}"
@@ -185,10 +196,14 @@ class Site:
 
     @asynccontextmanager
     async def daemons(
-        self, names: Sequence[str], database_url: str, acknowledge: str
+        self,
+        names: Sequence[str],
+        database_url: str,
+        acknowledge: str,
+        targets: Mapping[Target, TargetAddress],
     ) -> AsyncIterator[list[Daemon]]:
         """Start daemons on one database; whatever still runs at the end is killed."""
-        daemons = [self._daemon(name, database_url, acknowledge) for name in names]
+        daemons = [self._daemon(name, database_url, acknowledge, targets) for name in names]
         try:
             for daemon in daemons:
                 await daemon.start()
@@ -199,7 +214,13 @@ class Site:
                     daemon.process.kill()
                     daemon.process.wait()
 
-    def _daemon(self, name: str, database_url: str, acknowledge: str) -> Daemon:
+    def _daemon(
+        self,
+        name: str,
+        database_url: str,
+        acknowledge: str,
+        targets: Mapping[Target, TargetAddress],
+    ) -> Daemon:
         port, ledger_port = _free_ports(2)
         config_path = self.folder / f"{name}.toml"
         config_path.write_text(
@@ -208,6 +229,10 @@ class Site:
                 ledger_port=ledger_port,
                 database_url=database_url,
                 acknowledge=acknowledge,
+                targets="\n".join(
+                    f'{target}_base_url = "{to.base_url}"\n{target}_keys = ["{to.key.reveal()}"]'
+                    for target, to in targets.items()
+                ),
             )
         )
         log_path = self.folder / f"{name}.log"

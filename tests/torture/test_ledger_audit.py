@@ -7,6 +7,7 @@ from pathlib import Path
 import trio
 from attrs import evolve
 
+from clawsettle.sandbox.risk_targets import open_risk_sandbox
 from clawsettle.storage.bridge import Database, Transaction, open_database
 from tests.torture.load import Answer
 from tests.torture.orders import Order, accepts
@@ -33,9 +34,12 @@ async def test_each_fault_in_the_books_is_named() -> None:
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         async with open_site(Path(folder)) as site:
             url = site.server.dsn_of(await site.create_database())
-            async with site.daemons(("a", "b"), url, "attempted") as daemons:
+            async with (
+                open_risk_sandbox() as targets,
+                site.daemons(("a", "b"), url, "attempted", targets.addresses) as daemons,
+            ):
                 accounts = await open_accounts(daemons[0])
-                load = ORDERS.load(Plan(daemons, accounts, CLIENTS, "attempted", "audit"))
+                load = ORDERS.load(Plan(daemons, targets, accounts, CLIENTS, "attempted", "audit"))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(load.run)
                     await load.acknowledges(300)

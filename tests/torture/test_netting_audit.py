@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trio
 
+from clawsettle.sandbox.risk_targets import open_risk_sandbox
 from clawsettle.storage.bridge import open_database
 from tests.torture.netting_load import NettingLoad
 from tests.torture.round import open_accounts
@@ -142,9 +143,12 @@ async def test_each_fault_of_netting_is_named() -> None:
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         async with open_site(Path(folder)) as site:
             url = site.server.dsn_of(await site.create_database())
-            async with site.daemons(("a", "b"), url, "attempted") as daemons:
+            async with (
+                open_risk_sandbox() as targets,
+                site.daemons(("a", "b"), url, "attempted", targets.addresses) as daemons,
+            ):
                 accounts = await open_accounts(daemons[0])
-                load = NETTING.load(Plan(daemons, accounts, CLIENTS, "attempted", "audit"))
+                load = NETTING.load(Plan(daemons, targets, accounts, CLIENTS, "attempted", "audit"))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(load.run)
                     await load.acknowledges(200, within_s=60)

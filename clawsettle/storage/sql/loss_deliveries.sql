@@ -34,6 +34,11 @@ WITH leased AS (
 )
 SELECT
     l.*, extract(epoch FROM now() - l.opened_at)::double precision AS age_s,
+    l.operation = 'resolve' AND NOT EXISTS (
+        SELECT FROM loss_delivery AS a
+        WHERE a.loss_event_id = l.loss_event_id AND a.operation = 'apply' AND a.target = l.target
+          AND a.state = 'forwarded'
+    ) AS may_be_absent,
     (SELECT e FROM loss_event AS e WHERE e.loss_event_id = l.loss_event_id) AS event,
     (SELECT r.reason FROM loss_resolution AS r WHERE r.loss_event_id = l.loss_event_id) AS reason
 FROM leased AS l;
@@ -94,7 +99,7 @@ FROM unnest(
 )
 WHERE d.delivery_id = ANY ($1::text[])
   AND d.delivery_id = r.delivery_id AND d.lease_token = r.lease_token
-RETURNING d.*, now() AS read_at;
+RETURNING d.*, r.lease_token AS held_token;
 
 -- name: counts
 -- How many deliveries of these events are in which state.
@@ -138,6 +143,11 @@ WHERE e.loss_event_id = ANY ($1::text[]) AND e.loss_event_id = r.loss_event_id;
 -- $1 text escrow id
 INSERT INTO loss_escrow (escrow_id) VALUES ($1)
 ON CONFLICT (escrow_id) DO UPDATE SET escrow_id = excluded.escrow_id;
+
+-- name: held
+-- A delivery, as long as its lease is the caller's.
+-- $1 text delivery id   $2 bigint lease token
+SELECT delivery_id FROM loss_delivery WHERE delivery_id = $1 AND lease_token = $2;
 
 -- name: others_at_escrow
 -- The deliveries to an escrow of all events but one.
