@@ -10,7 +10,7 @@ import trio
 from attrs import define, evolve, field
 
 from clawsettle.actors.loss_fanout import LossFanout
-from clawsettle.config import LossEventSettings, Secret, Settings, TargetSettings
+from clawsettle.config import LossEventSettings, Secret, Settings, TargetAddress, TargetSettings
 from clawsettle.domain.loss_events import Delivery, LossEvent, Operation, Target
 from clawsettle.domain.loss_requests import LossRequest, ResolveRequest, parse_loss
 from clawsettle.sandbox.http1 import Cut, Reply, Request, Unanswered, serve_http1
@@ -125,6 +125,16 @@ async def open_fanout(
         yield house, house.parts.losses.fanout, targets
 
 
+def told_by(addresses: Mapping[Target, TargetAddress]) -> dict[str, str]:
+    """The environment of a daemon process that tells these targets."""
+    environ = {}
+    for target, address in addresses.items():
+        prefix = f"CLAWSETTLE_TARGETS__{target}".upper()
+        environ[f"{prefix}_BASE_URL"] = address.base_url
+        environ[f"{prefix}_KEYS"] = address.key.reveal()
+    return environ
+
+
 async def fund(house: House, amount_minor: int = 100_000, did: str = DID) -> str:
     """Give an account money, and return its id."""
     account = await house.ledger.post("/accounts", json={"did": did})
@@ -205,7 +215,9 @@ async def until_status(database: Database, event: LossEvent, status: str) -> Non
 async def until_all_ended(database: Database) -> None:
     """Wait until no delivery is to be made any more."""
     with trio.fail_after(10):
-        while await database.fetch("SELECT 1 FROM loss_delivery WHERE due_at IS NOT NULL LIMIT 1"):
+        while True:
+            if not await database.fetch("SELECT 1 FROM loss_delivery WHERE due_at IS NOT NULL"):
+                return
             await trio.sleep(0.005)
 
 
