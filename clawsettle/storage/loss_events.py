@@ -356,7 +356,7 @@ async def _resolve(
     # Locked, so that nobody takes one up that is about to be canceled.
     rows = await transaction.fetch(_SQL["lock_applies"], event_id)
     applies = [read_delivery(row) for row in rows]
-    if open_targets := not_ready(applies):
+    if open_targets := not_ready(applies, births.configured, at):
         return ConflictError(
             "somebody can still be told of the loss event",
             code="LOSS_EVENT_NOT_READY",
