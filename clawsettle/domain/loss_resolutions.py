@@ -153,30 +153,51 @@ def join_step(others: Sequence[Delivery]) -> Step:
     return Step.WAIT if _undecided(others) else Step.GO_ON
 
 
-def release_step(release: Delivery, others: Sequence[Delivery]) -> Step:
+def apply_step(apply: Delivery, others: Sequence[Delivery]) -> Step:
+    """Return what to do about an apply: WAIT while the hold is being released for another event.
+
+    That release may be on its way to the escrow, and would lift the hold of this one. One in doubt
+    GOes ON, as releases wait for it.
+    """
+    is_releasing = any(one.operation is Operation.RESOLVE for one in _undecided(others))
+    return Step.WAIT if is_releasing and not apply.in_doubt else Step.GO_ON
+
+
+def release_step(
+    release: Delivery, others: Sequence[Delivery], *, may_be_absent: bool = False
+) -> Step:
     """Return what to do about a release: SHARE when the hold has to stay for another event.
 
-    A release that is repeated may have lifted the hold before, and another event may have it since:
-    it WAITs while one is being applied, so as not to lift that one.
+    A hold that was never there for certain, or may have been lifted before, by this release or by
+    another, may be another event's by now: it WAITs while one is being applied that is to stay.
     """
     if _holders(others):
         return Step.SHARE
-    is_applying = any(one.operation is Operation.APPLY for one in _undecided(others))
-    return Step.WAIT if release.in_doubt and is_applying else Step.GO_ON
+    leaving = _leaving(others)
+    is_applying = any(
+        one.operation is Operation.APPLY and one.loss_event_id not in leaving
+        for one in _undecided(others)
+    )
+    may_be_anothers = may_be_absent or release.in_doubt or bool(leaving)
+    return Step.WAIT if may_be_anothers and is_applying else Step.GO_ON
 
 
-def _holders(others: Sequence[Delivery]) -> set[str]:
-    """Return the events that have a hold and have not begun to let go of it."""
-    leaving = {
+def _leaving(others: Sequence[Delivery]) -> set[str]:
+    """Return the events that have begun to let go of a hold."""
+    return {
         one.loss_event_id
         for one in others
         if one.operation is Operation.RESOLVE and one.last_attempted_at is not None
     }
+
+
+def _holders(others: Sequence[Delivery]) -> set[str]:
+    """Return the events that have a hold and have not begun to let go of it."""
     return {
         one.loss_event_id
         for one in others
         if one.operation is Operation.APPLY and one.state is DeliveryState.FORWARDED
-    } - leaving
+    } - _leaving(others)
 
 
 def _undecided(others: Sequence[Delivery]) -> list[Delivery]:

@@ -351,3 +351,26 @@ async def test_what_is_dead_for_one_operation_is_found_behind_that_of_the_other(
         request = RequeueRequest(Operation.APPLY, Target.CLAWBOUNTIES, None, None, 1)
         (back,) = await fanout.requeue(request, OPERATOR)
         assert back.loss_event_id == second.event.loss_event_id
+
+
+async def test_an_escrow_that_is_being_released_is_not_held_for_another_event_meanwhile(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        named = {"targets": ["escrow"], "metadata": {"escrow_id": "esc_1"}}
+        slow = trio.Event()
+        targets.script[Target.ESCROW] = [answer(200, {"risk_hold": {"id": "rh_1"}}), slow]
+        first = await fanout.record(loss("k1", **named))
+        await settled(house.database, first.event)
+        await fanout.resolve(resolve(first.event))
+        await until(lambda: len(targets.asked) == 2)
+        second = await fanout.record(loss("k2", **named))
+        found = await settled(house.database, second.event)
+        assert found[Target.ESCROW].last_error_code == "ESCROW_BUSY"
+        assert not found[Target.ESCROW].in_doubt
+        assert len(targets.asked) == 2
+        slow.set()
+        await settled(house.database, first.event, Operation.RESOLVE)
+        request = RetryRequest(Operation.APPLY, 25, second.event.loss_event_id, force=True)
+        assert (await fanout.retry(request, budget=trio.fail_after(5))).forwarded == 1

@@ -13,6 +13,7 @@ from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Ta
 from clawsettle.domain.loss_resolutions import (
     Residual,
     Step,
+    apply_step,
     is_canceled,
     join_step,
     not_ready,
@@ -195,6 +196,9 @@ def test_once_all_was_taken_back_nothing_remains(applies: list[Delivery], amount
             assert one.target in {T.CLAWINSURE, T.CLAWINCOME}
 
 
+LEAVING = release("lse_2", last_attempted_at=AT)
+
+
 def test_a_refused_escrow_that_is_nobodys_of_ours_is_refused() -> None:
     assert join_step([]) is Step.GO_ON
     for state in (S.DEAD, S.CANCELED, S.NOT_APPLICABLE, S.PENDING, S.WAITING, S.FAILED):
@@ -246,6 +250,33 @@ def test_a_repeated_release_waits_while_another_event_may_be_getting_the_hold() 
     ):
         assert release_step(release("lse_1"), [other]) is Step.GO_ON
         assert release_step(release("lse_1", in_doubt=True), [other]) is Step.WAIT
+        assert release_step(release("lse_1"), [other], may_be_absent=True) is Step.WAIT
+        assert release_step(release("lse_1", in_doubt=True), [other, LEAVING]) is Step.GO_ON
+
+
+@pytest.mark.parametrize("state", [S.PENDING, S.FAILED, S.FORWARDED])
+def test_the_second_release_of_a_hold_waits_for_who_may_be_getting_it_anew(state: S) -> None:
+    """The first one may have lifted it: then the second would lift the new one."""
+    first = [applied("lse_2"), release("lse_2", state, last_attempted_at=AT)]
+    new = applied("lse_3", S.PENDING, lease_token=1)
+    assert release_step(release("lse_1"), first) is Step.GO_ON
+    assert release_step(release("lse_1"), [*first, new]) is Step.WAIT
+
+
+def test_an_escrow_is_not_asked_for_a_hold_while_one_is_being_released() -> None:
+    new = applied("lse_1", S.PENDING, lease_token=1)
+    assert apply_step(new, []) is Step.GO_ON
+    assert apply_step(new, [applied("lse_2"), release("lse_2")]) is Step.GO_ON
+    assert apply_step(new, [applied("lse_2"), LEAVING]) is Step.WAIT
+    over = evolve(LEAVING, state=S.FORWARDED, due_at=None)
+    assert apply_step(new, [applied("lse_2"), over]) is Step.GO_ON
+
+
+def test_an_apply_in_doubt_waits_for_no_release_that_waits_for_it() -> None:
+    doubted = applied("lse_1", S.FAILED, in_doubt=True)
+    again = evolve(LEAVING, in_doubt=True)
+    assert release_step(again, [doubted]) is Step.WAIT
+    assert apply_step(doubted, [applied("lse_2"), again]) is Step.GO_ON
 
 
 @given(st.integers(1, 5), st.data())
