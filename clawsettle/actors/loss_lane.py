@@ -41,7 +41,7 @@ from clawsettle.domain.loss_answers import (
 )
 from clawsettle.domain.loss_calls import call_of
 from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Target
-from clawsettle.domain.loss_resolutions import Step, join_step, release_step
+from clawsettle.domain.loss_resolutions import Step, apply_step, join_step, release_step
 from clawsettle.domain.loss_transitions import RETRY_AFTER_MAX_S, AttemptResult, judge
 from clawsettle.storage.loss_deliveries import (
     Finished,
@@ -52,6 +52,7 @@ from clawsettle.storage.loss_deliveries import (
 
 _log = structlog.get_logger(__name__)
 _CLAIM_MAX = 500
+_BUSY = "ESCROW_BUSY"
 _ENDS_WELL = frozenset({DeliveryState.FORWARDED, DeliveryState.NOT_APPLICABLE})
 
 Attempt = Reply[AttemptResult | None]
@@ -196,6 +197,9 @@ class LossLane:
                 outcome: Outcome | HeldByAnother = Withheld(0.0)
             elif (kept := await self._decide_release(leased)) is not None:
                 return self._told(leased, kept, began_at)
+            elif await self._must_wait(leased):
+                message = "another event is letting go of the escrow"
+                outcome = TriedInVain(None, _BUSY, message)
             else:
                 outcome = await self._call(leased, ends)
         if isinstance(outcome, HeldByAnother):
@@ -257,6 +261,17 @@ class LossLane:
                 retry_after_s=outcome.retry_after_s,
             )
 
+    async def _must_wait(self, leased: LeasedDelivery) -> bool:
+        """Return whether an escrow may not be asked for a hold just now.
+
+        Looked at once it is leased: a release that is repeated after that sees so, and waits.
+        """
+        delivery = leased.delivery
+        if delivery.target is not Target.ESCROW or delivery.operation is not Operation.APPLY:
+            return False
+        others = await self.deliveries.others_at_escrow(leased)
+        return apply_step(delivery, others) is Step.WAIT
+
     async def _decide_release(self, leased: LeasedDelivery) -> AttemptResult | None:
         """Decide whether an escrow's hold may be released; None when it is to be."""
         delivery = leased.delivery
@@ -269,7 +284,7 @@ class LossLane:
                 return self._judged(leased, Delivered(None, is_shared=True))
             if step is Step.WAIT:
                 message = "another event is being applied to the escrow"
-                return self._judged(leased, TriedInVain(None, "ESCROW_BUSY", message))
+                return self._judged(leased, TriedInVain(None, _BUSY, message))
             return None
 
         return await self.deliveries.under_escrow(leased, decide)

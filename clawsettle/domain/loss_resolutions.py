@@ -127,6 +127,19 @@ class Step(Enum):
     WAIT = "wait"
 
 
+def apply_step(apply: Delivery, others: Sequence[Delivery]) -> Step:
+    """Return what to do about an apply: WAIT while another event's release is being repeated.
+
+    ``others`` are the deliveries to that escrow of our other events. Such a release lifts whatever
+    hold it meets, also one that is applied meanwhile. For an apply in doubt it waits itself.
+    """
+    is_lifting = any(
+        one.operation is Operation.RESOLVE and one.lease_token is not None and one.in_doubt
+        for one in others
+    )
+    return Step.WAIT if is_lifting and not apply.in_doubt else Step.GO_ON
+
+
 def join_step(others: Sequence[Delivery]) -> Step:
     """Return what a refusal by an escrow that is held for another event means.
 

@@ -100,6 +100,13 @@ class LossDeliveries:
         """
         return await self.database.transaction(lambda transaction: _finish(transaction, finished))
 
+    async def others_at_escrow(self, leased: LeasedDelivery) -> list[Delivery]:
+        """Return the deliveries to an escrow of all events but one."""
+        rows = await self.database.fetch(
+            _SQL["others_at_escrow"], leased.delivery.escrow_id, leased.event.loss_event_id
+        )
+        return [read_delivery(row) for row in rows]
+
     async def under_escrow(
         self,
         leased: LeasedDelivery,

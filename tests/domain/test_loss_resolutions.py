@@ -12,6 +12,7 @@ from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Ta
 from clawsettle.domain.loss_resolutions import (
     Residual,
     Step,
+    apply_step,
     is_canceled,
     join_step,
     not_ready,
@@ -264,3 +265,17 @@ def test_of_all_that_share_a_hold_somebody_releases_it_and_nobody_before_the_las
         releases[name] = evolve(own, state=S.FORWARDED, due_at=None, forwarded_at=AT)
         waiting.remove(name)
     assert sent
+
+
+def test_an_apply_waits_while_a_release_is_repeated_that_does_not_wait_for_it() -> None:
+    repeated = release("lse_2", S.FAILED, lease_token=1, in_doubt=True)
+    new, doubtful = applied("lse_1", S.PENDING), applied("lse_1", S.FAILED, in_doubt=True)
+    assert apply_step(new, [repeated]) is Step.WAIT
+    assert apply_step(doubtful, [repeated]) is Step.GO_ON
+    assert release_step(repeated, [doubtful]) is Step.WAIT
+    for other in (
+        release("lse_2", S.PENDING, lease_token=1),
+        release("lse_2", S.FAILED, in_doubt=True),
+        applied("lse_2", S.FAILED, lease_token=1, in_doubt=True),
+    ):
+        assert apply_step(new, [other]) is Step.GO_ON
