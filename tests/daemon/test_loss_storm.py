@@ -97,6 +97,7 @@ class Figures:
     rss_peak_mib: float = 0.0
     refused_max: int = 0
     attempts_max: int = 0
+    tried_count: int = 0
     drained_s: float = 0.0
     posts_per_s: float = 0.0
     displaced_max: int = 0
@@ -138,9 +139,12 @@ async def test_a_storm_drains_in_due_order_and_starves_nobody_and_memory_stays_f
         await _drained(database)
         figures.drained_s = trio.current_time() - begun
         figures.posts_per_s = len(Target) * EVENTS / figures.drained_s
-        rows = await database.fetch("SELECT max(attempts) AS attempts_max FROM loss_delivery")
-        figures.attempts_max = rows[0]["attempts_max"]
-        figures.displaced_max = max(_displaced(due[t], [*targets.told[t]]) for t in Target)
+        figures.attempts_max, tried = await _tried_in_vain(database)
+        figures.tried_count = len(tried)
+        figures.displaced_max = max(
+            _displaced([i for i in due[t] if (t, i) not in tried], [*targets.told[t]])
+            for t in Target
+        )
         nursery.cancel_scope.cancel()
     print(asdict(figures))
     for told in targets.told.values():
@@ -176,6 +180,13 @@ async def _due(database: Database) -> dict[Target, list[str]]:
     for row in await database.fetch(_DUE):
         due[Target(row["target"])].append(row["loss_event_id"])
     return due
+
+
+async def _tried_in_vain(database: Database) -> tuple[int, set[tuple[Target, str]]]:
+    """Return the most attempts of a delivery, and those with more than one: they came later."""
+    rows = await database.fetch("SELECT * FROM loss_delivery WHERE attempts > 1")
+    most = max(row["attempts"] for row in rows)
+    return most, {(Target(row["target"]), row["loss_event_id"]) for row in rows}
 
 
 async def _tell_of_newcomers(daemon: DaemonProcess, targets: Targets, figures: Figures) -> None:
