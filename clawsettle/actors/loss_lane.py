@@ -42,7 +42,7 @@ from clawsettle.domain.loss_answers import (
 from clawsettle.domain.loss_calls import call_of
 from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Target
 from clawsettle.domain.loss_resolutions import Step, apply_step, join_step, release_step
-from clawsettle.domain.loss_transitions import RETRY_AFTER_MAX_S, AttemptResult, judge
+from clawsettle.domain.loss_transitions import AttemptResult, judge
 from clawsettle.storage.loss_deliveries import (
     Finished,
     LeasedDelivery,
@@ -210,6 +210,15 @@ class LossLane:
         return self._told(leased, result, began_at)
 
     async def _call(self, leased: LeasedDelivery, ends: float) -> Outcome | HeldByAnother:
+        try:
+            outcome = await self._ask(leased, ends)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the row must not be lost sight of
+            _log.exception("loss_call_failed", delivery_id=leased.delivery.delivery_id)
+            return TriedInVain(None, "CALL_FAILED", "the call could not be made", in_doubt=True)
+        self._heed(outcome)
+        return outcome
+
+    async def _ask(self, leased: LeasedDelivery, ends: float) -> Outcome | HeldByAnother:
         delivery, event = leased.delivery, leased.event
         call = call_of(event, delivery.operation, delivery.target, leased.reason)
         sent = Sent(
@@ -223,10 +232,7 @@ class LossLane:
         with trio.move_on_at(ends):
             answer = await self.client.send(call)
         outcome = read_answer(sent, answer)
-        if isinstance(outcome, Contested):
-            outcome = await self._settle(sent, outcome)
-        self._heed(outcome)
-        return outcome
+        return await self._settle(sent, outcome) if isinstance(outcome, Contested) else outcome
 
     async def _settle(self, sent: Sent, contested: Contested) -> Outcome:
         hold: Mapping[str, Any] | Unanswered | None = Unanswered("no answer to a look")
@@ -241,15 +247,17 @@ class LossLane:
 
     def _heed(self, outcome: Outcome | HeldByAnother) -> None:
         """Tell the breaker how the target fares."""
+        before = self.breaker.state
         if not isinstance(outcome, TriedInVain) or not outcome.is_target_down:
-            if self.breaker.state is not Circuit.CLOSED:
+            self.breaker.succeed()
+            if before is Circuit.HALF_OPEN:
                 _log.info("loss_target_answers", target=str(self.target))
                 self._timer.ring()
-            self.breaker.succeed()
             return
-        before = self.breaker.state
         if outcome.retry_after_s is not None:
-            self.breaker.pause(min(outcome.retry_after_s, RETRY_AFTER_MAX_S))
+            # Rows wait as long as they are asked to. All of them wait no longer than one would
+            # without: the header may be a mistake, or about one account's share.
+            self.breaker.pause(min(outcome.retry_after_s, self.policy.max_s))
         else:
             self.breaker.fail()
         if before is Circuit.CLOSED and self.breaker.state is not Circuit.CLOSED:
