@@ -345,7 +345,7 @@ async def _resolve(
     applies = (await _deliveries_of(transaction, [event_id], Operation.APPLY))[event_id]
     if open_targets := not_ready(applies):
         return ConflictError(
-            "somebody can still be told of the loss event",
+            f"{', '.join(open_targets)} can still be told of the loss event",
             code="LOSS_EVENT_NOT_READY",
             details={
                 "loss_event_id": event_id,
