@@ -53,6 +53,21 @@ _ADD_DEAD_ROWS = """
     FROM generate_series(1, $1::integer) AS n, date_trunc('milliseconds', now()) AS at
 """
 
+_DIE_AGAIN = (
+    """
+    CREATE FUNCTION die_again() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.state := 'dead';
+        NEW.due_at := NULL;
+        RETURN NEW;
+    END $$
+    """,
+    """
+    CREATE TRIGGER die_again BEFORE UPDATE ON loss_delivery
+    FOR EACH ROW WHEN (NEW.state = 'pending') EXECUTE FUNCTION die_again()
+    """,
+)
+
 
 @frozen(eq=False)
 class Desk:
@@ -256,11 +271,10 @@ async def test_all_that_is_dead_at_a_target_is_requeued_in_batches(
         assert kept["row_count"] == 2100
 
 
-async def test_requeueing_a_target_that_goes_on_refusing_ends(
-    tmp_path: Path, database_url: str
-) -> None:
+async def test_requeueing_what_dies_again_at_once_ends(tmp_path: Path, database_url: str) -> None:
     async with open_desk(tmp_path, database_url) as desk:
-        desk.targets.script = {Target.CLAWINCOME: answer(400, {"error": "NO", "message": "never"})}
+        for statement in _DIE_AGAIN:
+            await desk.database.fetch(statement)
         await desk.database.fetch(_ADD_DEAD_ROWS, 300)
         done = await desk.run("requeue", "--target", "clawincome", "--why", "look")
         assert (done.returncode, done.stdout) == (0, "")
