@@ -19,7 +19,7 @@ test: .venv/.test ## run every test
 torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes about 55 minutes
 	$(BIN)/python -m tests.torture
 
-bench: .venv/.test ## measure the main path, the ledger, payouts and netting, about 50 minutes; ARGS="--only drain" and the like
+bench: .venv/.test ## measure the main path, the ledger, payouts, netting and loss events, about 55 minutes; ARGS="--only drain" and the like
 	$(BIN)/python -m bench $(ARGS)
 
 lint: .venv/.test ## style, types and the import rules

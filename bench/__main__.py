@@ -52,7 +52,7 @@ async def main(
     seconds: Annotated[float, Parameter(help="How long one measurement lasts.")] = 5.0,
     out: Annotated[Path, Parameter(help="Where the dated JSON goes.")] = RESULTS,
 ) -> None:
-    """Run the cases and write their figures to a dated JSON; all of them take about 40 minutes.
+    """Run the cases and write their figures to a dated JSON; all of them take about 55 minutes.
 
     A run of every case also writes the page docs/reference/performance.md.
     """

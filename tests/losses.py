@@ -10,7 +10,7 @@ import trio
 from attrs import define, evolve, field
 
 from clawsettle.actors.loss_fanout import LossFanout
-from clawsettle.config import LossEventSettings, Secret, Settings, TargetSettings
+from clawsettle.config import LossEventSettings, Secret, Settings, TargetAddress, TargetSettings
 from clawsettle.domain.loss_events import Delivery, LossEvent, Operation, Target
 from clawsettle.domain.loss_requests import LossRequest, ResolveRequest, parse_loss
 from clawsettle.sandbox.http1 import Cut, Reply, Request, Unanswered, serve_http1
@@ -21,7 +21,7 @@ from tests.house import House, open_house, payin, settings
 DID = "did:key:zA"
 HTTP_TARGETS = (Target.ESCROW, Target.CLAWINSURE, Target.CLAWINCOME, Target.CLAWBOUNTIES)
 HANG, CUT = "hang", "cut"
-Script = Reply | str | Callable[[Request], Reply]
+Script = Reply | str | trio.Event | Callable[[Request], Reply]
 
 
 def answer(status: int, body: object, **headers: str) -> Reply:
@@ -35,7 +35,7 @@ class Targets:
     """The four targets behind HTTP on one socket; each keeps what it was asked.
 
     A call is answered by ``script[target]``: the first of a list is used up, a single one stays. An
-    unscripted call succeeds as the contract says.
+    unscripted call succeeds as the contract says, and so does one with an event once that is set.
     """
 
     base_url: str
@@ -64,6 +64,9 @@ class Targets:
             raise Unanswered
         if scripted == CUT:
             raise Cut
+        if isinstance(scripted, trio.Event):
+            await scripted.wait()
+            scripted = None
         if scripted is None:
             return done(target, request)
         assert not isinstance(scripted, str)
@@ -120,6 +123,16 @@ async def open_fanout(
         open_house(database_url, loss_settings(targets, **options)) as house,
     ):
         yield house, house.parts.losses.fanout, targets
+
+
+def told_by(addresses: Mapping[Target, TargetAddress]) -> dict[str, str]:
+    """The environment of a daemon process that tells these targets."""
+    environ = {}
+    for target, address in addresses.items():
+        prefix = f"CLAWSETTLE_TARGETS__{target}".upper()
+        environ[f"{prefix}_BASE_URL"] = address.base_url
+        environ[f"{prefix}_KEYS"] = address.key.reveal()
+    return environ
 
 
 async def fund(house: House, amount_minor: int = 100_000, did: str = DID) -> str:
@@ -195,6 +208,15 @@ async def until_status(database: Database, event: LossEvent, status: str) -> Non
     with trio.fail_after(10):
         while True:
             if (await event_of(database, event)).status == status:
+                return
+            await trio.sleep(0.005)
+
+
+async def until_all_ended(database: Database) -> None:
+    """Wait until no delivery is to be made any more."""
+    with trio.fail_after(10):
+        while True:
+            if not await database.fetch("SELECT 1 FROM loss_delivery WHERE due_at IS NOT NULL"):
                 return
             await trio.sleep(0.005)
 

@@ -41,12 +41,18 @@ from clawsettle.domain.loss_answers import (
 )
 from clawsettle.domain.loss_calls import call_of
 from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Target
-from clawsettle.domain.loss_resolutions import Step, join_step, release_step
-from clawsettle.domain.loss_transitions import RETRY_AFTER_MAX_S, AttemptResult, judge
-from clawsettle.storage.loss_deliveries import Finished, LeasedDelivery, LossDeliveries
+from clawsettle.domain.loss_resolutions import Step, apply_step, join_step, release_step
+from clawsettle.domain.loss_transitions import AttemptResult, judge
+from clawsettle.storage.loss_deliveries import (
+    Finished,
+    LeasedDelivery,
+    LeaseLost,
+    LossDeliveries,
+)
 
 _log = structlog.get_logger(__name__)
 _CLAIM_MAX = 500
+_BUSY = "ESCROW_BUSY"
 _ENDS_WELL = frozenset({DeliveryState.FORWARDED, DeliveryState.NOT_APPLICABLE})
 
 Attempt = Reply[AttemptResult | None]
@@ -161,6 +167,13 @@ class LossLane:
         result: AttemptResult | None = None
         try:
             result = await self._make(work)
+        except LeaseLost:
+            self.lease_lost_count += 1
+            _log.warning(
+                "loss_lease_lost",
+                delivery_id=work.leased.delivery.delivery_id,
+                attempts=work.leased.delivery.attempts,
+            )
         except (StorageError, Overloaded) as error:
             _log.warning(
                 "loss_attempt_not_stored",
@@ -172,27 +185,40 @@ class LossLane:
         finally:
             self._leave(work, result)
 
-    async def _make(self, work: _Work) -> AttemptResult | None:
-        """Make a delivery and store what came of it; None when its lease was lost."""
+    async def _make(self, work: _Work) -> AttemptResult:
+        """Make a delivery, and store and tell what came of it. Raises: LeaseLost."""
         leased = work.leased
         async with self._slots:
             began_at = datetime.now(UTC)
-            if leased.lease_ends < trio.current_time() + self.attempt_timeout_s:
-                self._lose(leased)
-                return None
+            ends = trio.current_time() + self.attempt_timeout_s
+            if leased.lease_ends < ends:
+                raise LeaseLost("the lease ends before an attempt would")
             if self.breaker.state is not Circuit.CLOSED and not work.is_asked:
                 outcome: Outcome | HeldByAnother = Withheld(0.0)
-            elif (shared := await self._decide_release(leased)) is not None:
-                return self._stored(leased, *shared, began_at)
+            elif (kept := await self._decide_release(leased)) is not None:
+                return self._told(leased, kept, began_at)
+            elif await self._is_being_released(leased):
+                message = "the escrow is being released for another event"
+                outcome = TriedInVain(None, _BUSY, message)
             else:
-                outcome = await self._call(leased)
+                outcome = await self._call(leased, ends)
         if isinstance(outcome, HeldByAnother):
-            return self._stored(leased, *await self._decide_join(leased, outcome), began_at)
+            return self._told(leased, await self._decide_join(leased, outcome), began_at)
         result = self._judged(leased, outcome)
-        stored = await self.finished.ask((leased, result))
-        return self._stored(leased, result, stored, began_at)
+        if await self.finished.ask((leased, result)) is None:
+            raise LeaseLost("the delivery was taken up by somebody else")
+        return self._told(leased, result, began_at)
 
-    async def _call(self, leased: LeasedDelivery) -> Outcome | HeldByAnother:
+    async def _call(self, leased: LeasedDelivery, ends: float) -> Outcome | HeldByAnother:
+        try:
+            outcome = await self._ask(leased, ends)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the row must not be lost sight of
+            _log.exception("loss_call_failed", delivery_id=leased.delivery.delivery_id)
+            return TriedInVain(None, "CALL_FAILED", "the call could not be made", in_doubt=True)
+        self._heed(outcome)
+        return outcome
+
+    async def _ask(self, leased: LeasedDelivery, ends: float) -> Outcome | HeldByAnother:
         delivery, event = leased.delivery, leased.event
         call = call_of(event, delivery.operation, delivery.target, leased.reason)
         sent = Sent(
@@ -203,13 +229,10 @@ class LossLane:
             leased.may_be_absent,
         )
         answer: Answered | Unanswered = Unanswered("no answer: not in time")
-        with trio.move_on_after(self.attempt_timeout_s):
+        with trio.move_on_at(ends):
             answer = await self.client.send(call)
         outcome = read_answer(sent, answer)
-        if isinstance(outcome, Contested):
-            outcome = await self._settle(sent, outcome)
-        self._heed(outcome)
-        return outcome
+        return await self._settle(sent, outcome) if isinstance(outcome, Contested) else outcome
 
     async def _settle(self, sent: Sent, contested: Contested) -> Outcome:
         hold: Mapping[str, Any] | Unanswered | None = Unanswered("no answer to a look")
@@ -217,20 +240,24 @@ class LossLane:
             hold = await self.client.hold_of(sent.loss_event_id)
         if isinstance(hold, Unanswered):
             message = f"{contested.message}; {hold.message}"
-            return TriedInVain(contested.http_status, contested.code, message, is_slow=True)
+            return TriedInVain(
+                contested.http_status, contested.code, message, in_doubt=True, is_slow=True
+            )
         return settle_contest(sent, contested, hold)
 
     def _heed(self, outcome: Outcome | HeldByAnother) -> None:
         """Tell the breaker how the target fares."""
+        before = self.breaker.state
         if not isinstance(outcome, TriedInVain) or not outcome.is_target_down:
-            if self.breaker.state is not Circuit.CLOSED:
+            self.breaker.succeed()
+            if before is Circuit.HALF_OPEN:
                 _log.info("loss_target_answers", target=str(self.target))
                 self._timer.ring()
-            self.breaker.succeed()
             return
-        before = self.breaker.state
         if outcome.retry_after_s is not None:
-            self.breaker.pause(min(outcome.retry_after_s, RETRY_AFTER_MAX_S))
+            # Rows wait as long as they are asked to. All of them wait no longer than one would
+            # without: the header may be a mistake, or about one account's share.
+            self.breaker.pause(min(outcome.retry_after_s, self.policy.max_s))
         else:
             self.breaker.fail()
         if before is Circuit.CLOSED and self.breaker.state is not Circuit.CLOSED:
@@ -242,28 +269,35 @@ class LossLane:
                 retry_after_s=outcome.retry_after_s,
             )
 
-    async def _decide_release(
-        self, leased: LeasedDelivery
-    ) -> tuple[AttemptResult, Delivery | None] | None:
+    async def _is_being_released(self, leased: LeasedDelivery) -> bool:
+        """Whether an apply has to wait, because its escrow's hold is released for another event.
+
+        Looked at without a lock: a release that is leased later sees the lease of this apply.
+        """
+        delivery = leased.delivery
+        if delivery.target is not Target.ESCROW or delivery.operation is not Operation.APPLY:
+            return False
+        others = await self.deliveries.others_at_escrow(leased)
+        return apply_step(delivery, others) is Step.WAIT
+
+    async def _decide_release(self, leased: LeasedDelivery) -> AttemptResult | None:
         """Decide whether an escrow's hold may be released; None when it is to be."""
         delivery = leased.delivery
         if delivery.target is not Target.ESCROW or delivery.operation is not Operation.RESOLVE:
             return None
 
         def decide(others: Sequence[Delivery]) -> AttemptResult | None:
-            step = release_step(delivery, others)
+            step = release_step(delivery, others, may_be_absent=leased.may_be_absent)
             if step is Step.SHARE:
                 return self._judged(leased, Delivered(None, is_shared=True))
             if step is Step.WAIT:
                 message = "another event is being applied to the escrow"
-                return self._judged(leased, TriedInVain(None, "ESCROW_BUSY", message))
+                return self._judged(leased, TriedInVain(None, _BUSY, message))
             return None
 
         return await self.deliveries.under_escrow(leased, decide)
 
-    async def _decide_join(
-        self, leased: LeasedDelivery, held: HeldByAnother
-    ) -> tuple[AttemptResult, Delivery | None]:
+    async def _decide_join(self, leased: LeasedDelivery, held: HeldByAnother) -> AttemptResult:
         """Decide what it means that the escrow is held for another event."""
         # So no earlier attempt of this one has it: a release must not wait for that to be known.
         undoubted = evolve(leased, delivery=evolve(leased.delivery, in_doubt=False))
@@ -281,17 +315,10 @@ class LossLane:
         assert decided is not None  # noqa: S101 - it decides always
         return decided
 
-    def _stored(
-        self,
-        leased: LeasedDelivery,
-        result: AttemptResult,
-        stored: Delivery | None,
-        began_at: datetime,
-    ) -> AttemptResult | None:
-        """Tell of a result that was stored; None when the lease was lost before."""
-        if stored is None:
-            self._lose(leased)
-            return None
+    def _told(
+        self, leased: LeasedDelivery, result: AttemptResult, began_at: datetime
+    ) -> AttemptResult:
+        """Tell of a result that was stored, and return it."""
         if result.attempted:
             _report(leased, result)
             self.noted(leased, result, began_at)
@@ -299,14 +326,6 @@ class LossLane:
 
     def _judged(self, leased: LeasedDelivery, outcome: Outcome) -> AttemptResult:
         return judge(leased.delivery, outcome, age_s=leased.age_s, policy=self.policy)
-
-    def _lose(self, leased: LeasedDelivery) -> None:
-        self.lease_lost_count += 1
-        _log.warning(
-            "loss_lease_lost",
-            delivery_id=leased.delivery.delivery_id,
-            attempts=leased.delivery.attempts,
-        )
 
     def _leave(self, work: _Work, result: AttemptResult | None) -> None:
         if work in self._under_way:

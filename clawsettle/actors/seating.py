@@ -28,8 +28,8 @@ class Seats:
 class Seating:
     """``capacity`` seats, of which new rows and the backlog may each take three quarters.
 
-    So neither starves the other. ``when_roomy`` is called when there is room again for somebody of
-    the backlog who found none.
+    So neither starves the other. ``when_roomy`` is called when there is room again for the backlog
+    and somebody had found less than he wanted: rows that found no seat are of the backlog.
     """
 
     capacity: int
@@ -54,13 +54,15 @@ class Seating:
     @contextmanager
     def reserve(self, most: int, kind: Kind = "new") -> Iterator[Seats]:
         """Set aside up to ``most`` seats while rows for them are leased; the rest is given back."""
-        seats = Seats(min(most, self._free(kind)), kind)
-        self._missed |= seats.count == 0
-        self._taken[kind] += seats.count
+        found = min(most, self._free(kind))
+        seats = Seats(found, kind)
+        self._taken[kind] += found
         try:
             yield seats
         finally:
             self._taken[kind] -= seats.count
+            # Not before the block has ended: what missed a seat is there to be claimed only now.
+            self._missed |= found < max(most, 1)
             self._tell_who_missed()
 
     def leave(self, kind: Kind) -> None:

@@ -109,8 +109,6 @@ class WebhookIntake:
             # In the order of arrival: a payment before its refund.
             leased = [row for event_id in same if (row := new_rows.get(event_id)) is not None]
             attempts = self.forwarder.take(seats, leased, drives)
-        if any(new.row is None and new.due_at is not None for new in recorded):
-            self.forwarder.seating.when_roomy()
         if any(
             new.row is None and new.payout is None and same[new.event_id][0].news
             for new in recorded

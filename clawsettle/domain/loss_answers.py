@@ -46,6 +46,8 @@ _NAMES = {
     Target.CLAWINSURE: "claim",
     Target.CLAWINCOME: "adjustment",
 }
+# Who takes the event's whole amount; an insurer may allow less, an escrow freezes what it has.
+_TAKE_ALL = frozenset({Target.LEDGER, Target.CLAWINCOME})
 
 
 @frozen
@@ -200,16 +202,19 @@ def _read_success(sent: Sent, answer: Answered, body: Mapping[str, Any] | None) 
 
 
 def _fault_of_success(sent: Sent, body: Mapping[str, Any]) -> str | None:
-    if body.get("error") or body.get("ok", True) is not True:
-        return "it reports an error"
     name = _NAMES.get(sent.target)
+    has_code = name is None and isinstance(body.get("code"), str)
+    if body.get("error") or has_code or body.get("ok", True) is not True:
+        return "it reports an error"
     named = body.get(name) if name else {}
     if name and not named:
         return f"it names no {name}"
     told = named if isinstance(named, Mapping) else {}
-    wanted = {"source_loss_event_id": sent.loss_event_id, "amount_minor": str(sent.amount_minor)}
+    wanted = {"source_loss_event_id": sent.loss_event_id}
     if sent.target is Target.ESCROW and sent.operation is Operation.RESOLVE:
         wanted = {}  # the one hold of an escrow names the event that applied it, not all that share
+    if sent.target in _TAKE_ALL:
+        wanted["amount_minor"] = str(sent.amount_minor)
     for field, value in wanted.items():
         if told.get(field) is not None and str(told[field]) != value:
             return f"it is about another {field}"

@@ -224,6 +224,6 @@ class LossEventRoutes:
                     },
                 ),
                 response_schema=shape({"ok": OK, "outbox": listed(DELIVERY)}),
-                errors=(*_ADMIN, "INVALID_REQUEST", "INVALID_STATUS_TRANSITION"),
+                errors=(*_ADMIN, "INVALID_REQUEST", "NOT_FOUND", "INVALID_STATUS_TRANSITION"),
             ),
         ]

@@ -13,6 +13,7 @@ from clawsettle.domain.loss_events import DeliveryState, LossStatus, Operation, 
 from clawsettle.domain.loss_resolutions import residuals
 from clawsettle.http.auth import LOSS_READER, LossReaders
 from clawsettle.http.loss_schemas import DELIVERY, EVENT, FOUND, OutboxView
+from clawsettle.http.operator import action_view
 from clawsettle.http.payout_query import (
     CURSOR_PARAMETER,
     read_choice,
@@ -23,7 +24,9 @@ from clawsettle.http.payout_schemas import OK
 from clawsettle.http.query import LIMIT_DEFAULT, LIMIT_MAX, leading_integer
 from clawsettle.http.routing import Parameter, Reply, Request, Route
 from clawsettle.http.schemas import Schema, listed, shape
+from clawsettle.storage.loss_deliveries import KIND
 from clawsettle.storage.loss_lists import DeliveryFilter, EventFilter, LossLists
+from clawsettle.storage.operator_actions import actions_of
 from clawsettle.storage.payout_lists import After
 
 EVENTS: Final = "/v1/loss-events"
@@ -140,6 +143,7 @@ class LossListRoutes:
         remain = residuals(
             found.event.amount_minor, found.deliveries, is_resolved=resolution is not None
         )
+        actions = await actions_of(self.lists.database, KIND, event_id)
         alerts = {entry["alert"] for entry in (*applies, *resolves)}
         return Reply.json(
             200,
@@ -151,6 +155,7 @@ class LossListRoutes:
                 "residuals": [residual.view() for residual in remain],
                 "residual_minor": str(sum(residual.residual_minor for residual in remain)),
                 "alerts": [alert for alert in Alert if alert in alerts],
+                "actions": [action_view(action) for action in actions],
             },
         )
 

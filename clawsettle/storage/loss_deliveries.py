@@ -7,11 +7,12 @@ Source: loss-events contract section 6; 10 (1, 2, 7, 13).
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 
 import trio
 from attrs import frozen
 
-from clawsettle.domain.errors import ConflictError
+from clawsettle.domain.errors import ConflictError, IllegalTransition, NotFoundError
 from clawsettle.domain.loss_alerts import Group
 from clawsettle.domain.loss_events import (
     Delivery,
@@ -28,7 +29,7 @@ from clawsettle.storage.operator_actions import Operator, record_action
 from clawsettle.storage.queries import load_queries
 
 _SQL = load_queries("loss_deliveries")
-KIND = "loss_delivery"
+KIND = "loss_event"
 
 
 @frozen(eq=False)
@@ -49,6 +50,12 @@ class LeasedDelivery:
 
 
 Finished = tuple[LeasedDelivery, AttemptResult]
+
+
+class LeaseLost(ConflictError):
+    """The delivery is somebody else's by now, or ended; nothing was stored."""
+
+    code = "DUPLICATE_CONFLICT"
 
 
 @frozen
@@ -93,31 +100,43 @@ class LossDeliveries:
         """
         return await self.database.transaction(lambda transaction: _finish(transaction, finished))
 
+    async def others_at_escrow(self, leased: LeasedDelivery) -> list[Delivery]:
+        """Return the deliveries to an escrow of all events but this one, as they are."""
+        rows = await self.database.fetch(
+            _SQL["others_at_escrow"], leased.delivery.escrow_id, leased.event.loss_event_id
+        )
+        return [read_delivery(row) for row in rows]
+
     async def under_escrow(
         self,
         leased: LeasedDelivery,
         decide: Callable[[Sequence[Delivery]], AttemptResult | None],
-    ) -> tuple[AttemptResult, Delivery | None] | None:
-        """Decide about an escrow's hold while nobody else does, and record what was decided.
+    ) -> AttemptResult | None:
+        """Decide about an escrow's hold while nobody else does; record and return what was decided.
 
         ``decide`` is pure, and told the deliveries to that escrow of all other events; None from it
-        decides nothing, and nothing is recorded. Else what was decided, and the delivery as it is
-        now, None when its lease was lost.
-        """
-        escrow_id = leased.delivery.escrow_id
+        decides nothing, and nothing is recorded.
 
-        async def work(
-            transaction: Transaction,
-        ) -> tuple[AttemptResult, Delivery | None] | None:
+        Raises: LeaseLost, also when only the answer to the commit was lost.
+        """
+        delivery = leased.delivery
+        escrow_id = delivery.escrow_id
+
+        async def work(transaction: Transaction) -> AttemptResult | None:
             await transaction.fetch(_SQL["lock_escrow"], escrow_id)
+            # What was decided in a try whose answer was lost must not be decided otherwise now.
+            held = await transaction.fetch(_SQL["held"], delivery.delivery_id, delivery.lease_token)
+            if not held:
+                raise LeaseLost("the delivery is not leased to the caller any more")
             others = await transaction.fetch(
                 _SQL["others_at_escrow"], escrow_id, leased.event.loss_event_id
             )
             result = decide([read_delivery(row) for row in others])
             if result is None:
                 return None
-            stored = await _finish(transaction, [(leased, result)])
-            return result, next(iter(stored.values()), None)
+            if not await _finish(transaction, [(leased, result)]):
+                raise LeaseLost("the delivery was taken up by somebody else")
+            return result
 
         return await self.database.transaction(work)
 
@@ -143,26 +162,37 @@ class LossDeliveries:
     async def requeue(self, request: RequeueRequest, operator: Operator) -> list[Delivery]:
         """Bring ended deliveries back in an operator's name, due now.
 
-        Raises: ConflictError when a delivery that was named cannot be brought back.
+        Raises: NotFoundError when a delivery that was named is not there, IllegalTransition when it
+        cannot be brought back.
         """
+        tried: dict[str, datetime] = {}
 
-        async def work(transaction: Transaction) -> list[Delivery]:
+        async def work(transaction: Transaction) -> list[Delivery] | None:
+            stored = await transaction.fetch(_SQL["by_ids"], list(tried))
+            done = [row for row in stored if row["opened_at"] == tried[row["delivery_id"]]]
+            if done:  # by a try whose answer was lost
+                return [read_delivery(row) for row in done]
             found = await _requeueable(transaction, request)
+            if request.outbox_id is not None and not found:
+                return None
             events = sorted({row["loss_event_id"] for row in found})
             await transaction.fetch(_SQL["lock_events"], events)
             rows = await transaction.fetch(_SQL["requeue"], _ids(found))
-            for row in rows:
-                await record_action(transaction, KIND, row["delivery_id"], "requeue", operator)
+            for event_id in sorted({row["loss_event_id"] for row in rows}):
+                await record_action(transaction, KIND, event_id, "requeue", operator)
             await roll_up_all(transaction, events, {})
+            tried.update((row["delivery_id"], row["opened_at"]) for row in rows)
             return [read_delivery(row) for row in rows]
 
         requeued = await self.database.transaction(work)
+        named = {"outbox_id": request.outbox_id}
+        if requeued is None:
+            raise NotFoundError("no such delivery", details=named)
         if request.outbox_id is not None and not requeued:
-            raise ConflictError(
+            raise IllegalTransition(
                 "only what is dead or not applicable can be requeued, and an apply only while its "
                 "event is not resolved",
-                code="INVALID_STATUS_TRANSITION",
-                details={"outbox_id": request.outbox_id},
+                details=named,
             )
         return requeued
 
@@ -234,13 +264,10 @@ async def _finish(transaction: Transaction, finished: Sequence[Finished]) -> dic
         [result.error_message for result in results],
         [result.attempted for result in results],
     )
-    tokens = {leased.delivery.delivery_id: leased.delivery.lease_token for leased, _ in finished}
     news: dict[Operation, set[str]] = defaultdict(set)
     stored: dict[int, Delivery] = {}
-    for delivery in map(read_delivery, rows):
-        token = tokens[delivery.delivery_id]
-        assert token is not None  # noqa: S101 - what is finished was leased
-        stored[token] = delivery
+    for row in rows:
+        delivery = stored[row["held_token"]] = read_delivery(row)
         if delivery.state is DeliveryState.FORWARDED:
             news[delivery.operation].add(delivery.loss_event_id)
     await roll_up_all(transaction, events, news)
@@ -254,7 +281,10 @@ async def _requeueable(transaction: Transaction, request: RequeueRequest) -> lis
     elif request.loss_event_id is not None:
         rows = await transaction.fetch(_SQL["ended_of_event"], request.loss_event_id)
     else:
-        rows = await transaction.fetch(_SQL["dead_at_target"], str(request.target), request.limit)
+        operation = request.operation and str(request.operation)
+        rows = await transaction.fetch(
+            _SQL["dead_at_target"], str(request.target), operation, request.limit
+        )
     wanted = {"operation": request.operation, "target": request.target}
     asked = {name: str(word) for name, word in wanted.items() if word is not None}
     fitting = [row for row in rows if all(row[name] == word for name, word in asked.items())]

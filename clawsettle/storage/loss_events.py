@@ -75,8 +75,9 @@ class Births:
     """Which deliveries are leased to their recorder from birth, and how the others begin.
 
     ``seats`` says how many there may be a target, ``configured`` which targets can be told at all.
-    The tokens are drawn once, so that a try whose answer was lost is known by them. ``unseen`` are
-    the targets where a resolution releases what may never have been applied.
+    The tokens are drawn once, and what is made is noted, so that a try whose answer was lost is
+    known by them. ``unseen`` are the targets where a resolution releases what may never have been
+    applied.
     """
 
     configured: Collection[Target]
@@ -85,10 +86,19 @@ class Births:
     unseen: Collection[Target] = field(default=(), init=False)
     _tokens: dict[str, int] = field(factory=dict, init=False)
     _left: dict[Target, int] = field(factory=dict, init=False)
+    _made: set[tuple[str, datetime]] = field(factory=set, init=False)
 
     def begin(self) -> None:
         """Give out the seats anew; a try that is repeated gives the same ones."""
         self._left = dict(self.seats)
+
+    def note(self, name: str, at: datetime) -> None:
+        """Note an event or a resolution that is made here at ``at``."""
+        self._made.add((name, at))
+
+    def has_made(self, name: str, at: datetime) -> bool:
+        """Whether the event or the resolution of that name and instant was made here."""
+        return (name, at) in self._made
 
     def is_ours(self, delivery: Delivery) -> bool:
         """Whether a delivery has a token that was drawn here."""
@@ -231,7 +241,7 @@ class _Recording:
                 results.append(event)
                 continue
             event_id, found = event.loss_event_id, deliveries[event.loss_event_id]
-            is_new = event_id in self.new or any(map(self.births.is_ours, found))
+            is_new = self.births.has_made(event_id, event.created_at)
             results.append(Recorded(event, found, deduped=not is_new or event_id in told))
             told.add(event_id)
         return results
@@ -264,6 +274,7 @@ class _Recording:
         inserted = await self._insert_events(drafts)
         for event in drafts:
             if event.loss_event_id in inserted:
+                self.births.note(event.loss_event_id, at)
                 self.new[event.loss_event_id] = self.births.deliver(
                     event, Operation.APPLY, targets[event.loss_event_id], at
                 )
@@ -342,8 +353,10 @@ async def _resolve(
     if not rows:
         return NotFoundError("no such loss event", details={"loss_event_id": event_id})
     event, at = read_event(rows[0]), rows[0]["read_at"]
-    applies = (await _deliveries_of(transaction, [event_id], Operation.APPLY))[event_id]
-    if open_targets := not_ready(applies):
+    # Locked, so that nobody takes one up that is about to be canceled.
+    rows = await transaction.fetch(_SQL["lock_applies"], event_id)
+    applies = [read_delivery(row) for row in rows]
+    if open_targets := not_ready(applies, births.configured, at):
         return ConflictError(
             f"{', '.join(open_targets)} can still be told of the loss event",
             code="LOSS_EVENT_NOT_READY",
@@ -364,6 +377,7 @@ async def _resolve(
             standing = await _standing(transaction, request)
     if standing is not None:
         return await _found(transaction, births, request, event, standing)
+    births.note(new.resolution_id, at)
     canceled = [str(one.target) for one in applies if is_canceled(one)]
     await transaction.fetch(_SQL["cancel"], event_id, canceled)
     deliveries = births.deliver(event, Operation.RESOLVE, targets, at)
@@ -386,8 +400,8 @@ async def _found(
         return conflict
     found = await _deliveries_of(transaction, [event.loss_event_id], Operation.RESOLVE)
     deliveries = found.get(event.loss_event_id, [])
-    is_unheard = any(map(births.is_ours, deliveries))
-    return Resolved(event, standing, deliveries, deduped=not is_unheard)
+    is_new = births.has_made(standing.resolution_id, standing.created_at)
+    return Resolved(event, standing, deliveries, deduped=not is_new)
 
 
 async def _standing(transaction: Transaction, request: ResolveRequest) -> Resolution | None:

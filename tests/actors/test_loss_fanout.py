@@ -33,6 +33,7 @@ from tests.losses import (
     resolve,
     settled,
     until,
+    until_all_ended,
     until_status,
 )
 
@@ -252,6 +253,15 @@ async def test_a_target_that_hangs_delays_no_other(database_url: str) -> None:
             assert not found[Target.CLAWINSURE].state.is_terminal
 
 
+async def test_events_for_which_there_is_no_room_are_sent_when_there_is(database_url: str) -> None:
+    async with open_fanout(database_url, in_flight_max=4) as (house, fanout, _):
+        await fund(house)
+        async with trio.open_nursery() as nursery:
+            for place in range(40):
+                nursery.start_soon(fanout.record, loss(f"k{place}"))
+        await until_all_ended(house.database)
+
+
 async def test_two_events_on_one_escrow_share_its_hold(database_url: str) -> None:
     async with open_fanout(database_url) as (house, fanout, targets):
         await fund(house)
@@ -307,3 +317,60 @@ async def test_a_release_and_an_apply_in_doubt_do_not_wait_for_each_other(
         assert release.state is DeliveryState.FORWARDED
         apply = await hurry(second, Operation.APPLY, done)
         assert (apply.state, apply.is_shared) == (DeliveryState.FORWARDED, False)
+
+
+async def test_a_target_whose_address_is_taken_away_keeps_no_event(database_url: str) -> None:
+    async with open_targets() as targets:
+        targets.script[Target.CLAWINCOME] = answer(503, {})
+        async with open_house(database_url, loss_settings(targets)) as house:
+            await fund(house)
+            recorded = await house.parts.losses.fanout.record(loss())
+            await settled(house.database, recorded.event)
+        without = loss_settings(targets, without=[Target.CLAWINCOME])
+        async with open_house(database_url, without) as house:
+            await house.parts.losses.fanout.resolve(resolve(recorded.event))
+            await settled(house.database, recorded.event, Operation.RESOLVE)
+            found = await deliveries(house.database, recorded.event)
+            assert found[Target.CLAWINCOME].state is DeliveryState.CANCELED
+            assert found[Target.CLAWINCOME].in_doubt
+
+
+async def test_what_is_dead_for_one_operation_is_found_behind_that_of_the_other(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        refused = answer(409, {"error": "CONFLICT", "message": "no"})
+        first = await fanout.record(loss("k1", targets=["clawbounties"], metadata=NAMED))
+        await settled(house.database, first.event)
+        targets.script[Target.CLAWBOUNTIES] = refused
+        await fanout.resolve(resolve(first.event))
+        await settled(house.database, first.event, Operation.RESOLVE)
+        second = await fanout.record(loss("k2", targets=["clawbounties"], metadata=NAMED))
+        await settled(house.database, second.event)
+        request = RequeueRequest(Operation.APPLY, Target.CLAWBOUNTIES, None, None, 1)
+        (back,) = await fanout.requeue(request, OPERATOR)
+        assert back.loss_event_id == second.event.loss_event_id
+
+
+async def test_an_escrow_that_is_being_released_is_not_held_for_another_event_meanwhile(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        named = {"targets": ["escrow"], "metadata": {"escrow_id": "esc_1"}}
+        slow = trio.Event()
+        targets.script[Target.ESCROW] = [answer(200, {"risk_hold": {"id": "rh_1"}}), slow]
+        first = await fanout.record(loss("k1", **named))
+        await settled(house.database, first.event)
+        await fanout.resolve(resolve(first.event))
+        await until(lambda: len(targets.asked) == 2)
+        second = await fanout.record(loss("k2", **named))
+        found = await settled(house.database, second.event)
+        assert found[Target.ESCROW].last_error_code == "ESCROW_BUSY"
+        assert not found[Target.ESCROW].in_doubt
+        assert len(targets.asked) == 2
+        slow.set()
+        await settled(house.database, first.event, Operation.RESOLVE)
+        request = RetryRequest(Operation.APPLY, 25, second.event.loss_event_id, force=True)
+        assert (await fanout.retry(request, budget=trio.fail_after(5))).forwarded == 1

@@ -6,7 +6,6 @@ leaves a run to the next daemon, which takes it up by itself; then its asker ask
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import count
-from typing import Any, TypeVar
 
 import trio
 from attrs import Factory, define, frozen
@@ -16,16 +15,16 @@ from clawsettle.domain.errors import ConflictError, IllegalTransition
 from clawsettle.domain.netting import Run, RunStatus
 from clawsettle.domain.netting_requests import NettingRequest, parse_netting
 from clawsettle.domain.payouts import Payout, PayoutStatus
-from clawsettle.storage.bridge import Database, Row, Transaction, open_database
+from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.payout_rows import read_payout
 from clawsettle.storage.queries import load_queries
+from tests.daemon.effects import Death, watch
 from tests.daemon.payout_lives import WRITE
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, TARGET, fail_late, fund
 from tests.storage.netting_books import age_doubts, end_netting_leases, netting_faults
 from tests.storage.payout_histories import history, keep
 
-T = TypeVar("T")
 QUICK = settings(netting={"poll_s": 0.02, "batch_max": 2, "in_flight_max": 2})
 FUNDS_DID, FUNDS_MINOR = "did:key:funds", 1_000_000
 _HEARTBEAT = load_queries("netting")["hold"]
@@ -36,73 +35,6 @@ WRITES = {
     if WRITE.search(sql) and sql != _HEARTBEAT
 }
 """The statements that change a run or the ledger: text -> name; a lease goes on being renewed."""
-
-
-@define(eq=False)
-class Death:
-    """Ends a daemon's life after one of its effects; notes what they were."""
-
-    life: trio.CancelScope
-    after: int
-    effects: list[str] = Factory(list)
-
-    async def visit(self, effect: str) -> None:
-        """Count an effect; the last one's outcome reaches nobody."""
-        self.effects.append(effect)
-        if len(self.effects) == self.after:
-            self.life.cancel()
-            await trio.sleep_forever()
-
-
-@frozen(eq=False)
-class _WatchedTransaction:
-    transaction: Transaction
-    written: list[str]
-
-    async def fetch(self, sql: str, *args: object) -> Sequence[Row]:
-        rows = await self.transaction.fetch(sql, *args)
-        if sql in WRITES:
-            self.written.append(WRITES[sql])
-        return rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transaction, name)
-
-
-def watch(database: Database, visit: Callable[[str], Awaitable[None]]) -> None:
-    """Have ``visit`` called after each effect of the daemon with these connections."""
-    fetch, transaction = database.fetch, database.transaction
-
-    async def watched_fetch(sql: str, *args: object) -> Sequence[Row]:
-        rows = await fetch(sql, *args)
-        if sql in WRITES and rows:
-            await visit(WRITES[sql])
-        return rows
-
-    async def watched_transaction(work: Callable[[Any], Awaitable[T]]) -> T:
-        written: list[str] = []
-        value = await transaction(lambda one: work(_WatchedTransaction(one, written)))
-        if written:
-            await visit(" and ".join(written))
-        return value
-
-    vars(database).update(fetch=watched_fetch, transaction=watched_transaction)
-
-
-def lose_answers(database: Database, is_lost: Callable[[], bool] = lambda: True) -> None:
-    """Lose answers to commits, so that these are made again, as the bridge does then."""
-    fetch, transaction = database.fetch, database.transaction
-
-    async def fetch_twice(sql: str, *args: object) -> Sequence[Row]:
-        rows = await fetch(sql, *args)
-        return await fetch(sql, *args) if sql in WRITES and is_lost() else rows
-
-    async def transact_twice(work: Callable[[Any], Awaitable[T]]) -> T:
-        written: list[str] = []
-        value = await transaction(lambda one: work(_WatchedTransaction(one, written)))
-        return await transaction(work) if written and is_lost() else value
-
-    vars(database).update(fetch=fetch_twice, transaction=transact_twice)
 
 
 Way = Callable[["Act"], Awaitable[None]]
@@ -279,7 +211,7 @@ class Lives:
                     act = Act(house, name)
                     await self.life.begin(act)
                     moved_before = await act.cleared(TARGET)
-                    watch(house.database, death.visit)
+                    watch(house.database, WRITES, death.visit)
                     await self.act(act)
                     await runs_at_rest(house.database)
                     death.after = 0

@@ -16,6 +16,7 @@ from clawsettle.sandbox.risk_faults import ORDINARY, SILENT, SILENT_AFTER_ACTING
 from clawsettle.sandbox.risk_targets import RiskSandbox, open_risk_sandbox
 from clawsettle.storage.bridge import Database, open_database
 from tests.daemon.process import DaemonProcess, daemon_process
+from tests.losses import told_by
 from tests.torture.loss_audit import loss_problems
 from tests.torture.loss_load import LossLoad
 
@@ -52,16 +53,11 @@ class Scene:
         self, name: str = "one", **environ: str
     ) -> AbstractAsyncContextManager[DaemonProcess]:
         """Start a daemon that tells the targets."""
-        addresses = {}
-        for target, address in self.targets.addresses.items():
-            prefix = f"CLAWSETTLE_TARGETS__{target}".upper()
-            addresses[f"{prefix}_BASE_URL"] = address.base_url
-            addresses[f"{prefix}_KEYS"] = address.key.reveal()
         return daemon_process(
             self.path / name,
             "--database-url",
             self.database_url,
-            environ={**QUICK, **addresses, **environ},
+            environ={**QUICK, **told_by(self.targets.addresses), **environ},
         )
 
     async def load(self, daemon: DaemonProcess, seed: str) -> LossLoad:

@@ -6,6 +6,7 @@ import trio
 from clawsettle.domain.netting import RunStatus
 from clawsettle.storage.bridge import open_database
 from tests.conftest import Postgres
+from tests.daemon.effects import lose_answers, watch
 from tests.daemon.netting_lives import (
     QUICK,
     WRITES,
@@ -14,7 +15,6 @@ from tests.daemon.netting_lives import (
     Lives,
     drain,
     let_fail,
-    lose_answers,
     open_funds,
     refill,
     release,
@@ -22,7 +22,6 @@ from tests.daemon.netting_lives import (
     run,
     runs_at_rest,
     stored_run,
-    watch,
 )
 from tests.house import open_house
 from tests.netting import TARGET
@@ -94,7 +93,7 @@ async def test_commits_whose_answers_are_lost_are_made_again_without_another_eff
         act = Act(house, "twice")
         await lives.life.begin(act)
         moved_before = await act.cleared(TARGET)
-        lose_answers(house.database)
+        lose_answers(house.database, WRITES)
         await lives.act(act)
         await lives.finish(act, moved_before)
 
@@ -122,7 +121,7 @@ async def test_what_has_moved_is_known_although_its_payout_fails_before_it_is_re
                     life.cancel()
                     await trio.sleep_forever()
 
-            watch(house.database, die_when_it_has_moved)
+            watch(house.database, WRITES, die_when_it_has_moved)
             await run(act)
     async with open_database(database_url, pool_max=1) as database:
         await end_netting_leases(database)

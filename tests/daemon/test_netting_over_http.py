@@ -21,7 +21,8 @@ from clawsettle.storage.netting_rows import read_entry
 from tests.clients import faulty as faults
 from tests.clients.faulty import Fault, Wire, faulty, pass_on
 from tests.clients.ledgers import FAULTS, ledger_port, remote
-from tests.daemon.netting_lives import runs_at_rest, watch
+from tests.daemon.effects import watch
+from tests.daemon.netting_lives import WRITES, runs_at_rest
 from tests.house import House, open_house, settings
 from tests.netting import SOURCE, TARGET, cleared, paid, request, transfer
 from tests.storage.netting_books import age_doubts, end_netting_leases, netting_faults
@@ -305,7 +306,7 @@ async def die_after(here: Site, effect: str, life: trio.CancelScope) -> None:
             life.cancel()
             await trio.sleep_forever()
 
-    watch(here.house.database, visit)
+    watch(here.house.database, WRITES, visit)
 
 
 @pytest.mark.parametrize("acts", [True, False])

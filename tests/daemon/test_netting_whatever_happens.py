@@ -25,7 +25,8 @@ from clawsettle.domain.payouts import Payout
 from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.ledger_book import LedgerBook
 from tests import house
-from tests.daemon.netting_lives import lose_answers, runs_at_rest, watch
+from tests.daemon.effects import lose_answers, watch
+from tests.daemon.netting_lives import WRITES, runs_at_rest
 from tests.netting import SOURCE, TARGET, fail_late, request
 from tests.storage.books import done, faults
 from tests.storage.netting_books import EMPTY, age_doubts, end_netting_leases, netting_faults
@@ -179,8 +180,8 @@ async def daemon(
             await trio.sleep_forever()
 
     async with open_database(world.url, pool_max=4) as database, trio.open_nursery() as nursery:
-        lose_answers(database, lambda: next(commits) in fate.unheard)
-        watch(database, visit)
+        lose_answers(database, WRITES, lambda: next(commits) in fate.unheard)
+        watch(database, WRITES, visit)
         ledger, keeper, _ = open_ledger(configured, database)
         assert keeper is not None
         runner = assemble_netting(configured, database, ledger).runner

@@ -135,7 +135,7 @@ def test_a_200_that_is_no_json_object_proves_nothing(
         (APPLY, T.ESCROW, {"escrow_id": "esc_1"}),
         (APPLY, T.ESCROW, {"risk_hold": {"source_loss_event_id": "lse_another"}}),
         (APPLY, T.CLAWINSURE, {"replay": True}),
-        (APPLY, T.CLAWINSURE, {"claim": {"amount_minor": "1"}}),
+        (APPLY, T.CLAWINSURE, {"claim": {"source_loss_event_id": "lse_another"}}),
         (APPLY, T.CLAWINCOME, {"ok": True}),
         (APPLY, T.CLAWINCOME, {"ok": True, "adjustment": {"amount_minor": "251"}}),
         (RESOLVE, T.LEDGER, {"hold": HELD}),

@@ -504,11 +504,13 @@ async def test_what_is_dead_is_brought_back_in_an_operators_name(database_url: s
         assert (back["attempts"], back["terminal"]) == (0, False)
         await until(lambda: len(targets.keys(Target.CLAWINSURE)) == 2)
         assert (await quiet(house, event_id))["event"]["status"] == "forwarded"
-        rows = await house.database.fetch("SELECT * FROM operator_action")
-        assert [(row["subject"], row["action"], row["by"], row["why"]) for row in rows] == [
-            (dead["outbox_id"], "requeue", "alice", "policy renewed")
-        ]
-        assert rows[0]["actor"].startswith("key:")
+        (action,) = (await quiet(house, event_id))["actions"]
+        assert (action["action"], action["by"], action["why"]) == (
+            "requeue",
+            "alice",
+            "policy renewed",
+        )
+        assert action["actor"].startswith("key:")
 
 
 async def test_a_requeue_finds_nothing_where_nothing_is_dead(database_url: str) -> None:
@@ -522,6 +524,8 @@ async def test_a_requeue_finds_nothing_where_nothing_is_dead(database_url: str) 
         refused = await ask(house, by_id, None, path=REQUEUE)
         assert refused.status_code == 409
         assert refused.json()["code"] == "INVALID_STATUS_TRANSITION"
+        nobody = await ask(house, {"why": "x", "outbox_id": "lso_nobody"}, None, path=REQUEUE)
+        assert (nobody.status_code, nobody.json()["code"]) == (404, "NOT_FOUND")
         assert await house.database.fetch("SELECT 1 FROM operator_action") == []
 
 

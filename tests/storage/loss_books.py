@@ -42,7 +42,8 @@ UNION ALL
 SELECT 'taken back from whom it was not told: ' || r.delivery_id
 FROM loss_delivery AS r LEFT JOIN loss_delivery AS a
   ON (a.loss_event_id, a.target, a.operation) = (r.loss_event_id, r.target, 'apply')
-WHERE r.operation = 'resolve' AND a.state IS DISTINCT FROM 'forwarded' AND NOT a.in_doubt
+WHERE r.operation = 'resolve' AND a.state IS DISTINCT FROM 'forwarded'
+  AND a.in_doubt IS NOT TRUE
 UNION ALL
 SELECT 'told, and not taken back: ' || a.delivery_id
 FROM loss_delivery AS a JOIN loss_resolution AS s USING (loss_event_id)

@@ -150,11 +150,12 @@ def _check_balances(load: LossLoad, rows: Sequence[Row]) -> list[str]:
             sign = 1 if row["operation"] == "resolve" else -1
             expected[row["account_did"]] += sign * row["amount_minor"]
     found = load.targets.clawincome.balances_minor
-    return [
-        f"{did} has an income of {found.get(did, 0)}, its loss events make {expected[did]}"
-        for did in sorted(found.keys() | expected.keys())
+    wrong = (
+        f"{did} ({found.get(did, 0)}, not {expected[did]})"
+        for did in found.keys() | expected.keys()
         if found.get(did, 0) != expected[did]
-    ]
+    )
+    return named("an income is not what its events make it", wrong)
 
 
 def _check_escrows(load: LossLoad, rows: Sequence[Row]) -> list[str]:

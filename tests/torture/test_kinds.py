@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from clawsettle.domain.journal import EventType
+from clawsettle.domain.loss_events import Target
 from tests.daemon.process import environment
 from tests.torture.kinds import KINDS
 from tests.torture.round import Result, open_kind_site, run_round
 
 CONCURRENCY = 64
-CLIENTS, NETTING_CLIENTS = 32, 16
-LEDGER_LOAD_S = NETTING_LOAD_S = 3.0
+CLIENTS, NETTING_CLIENTS, LOSS_CLIENTS = 32, 16, 16
+LEDGER_LOAD_S = NETTING_LOAD_S = LOSS_LOAD_S = 3.0
 HERE = [
     name
     for name, kind in KINDS.items()
-    if kind.disk_bytes is None and name not in {"ledger", "netting"}
+    if kind.disk_bytes is None and name not in {"ledger", "netting", "losses"}
 ]
 
 
@@ -49,6 +50,16 @@ async def test_two_daemons_net_each_payout_once_though_one_is_killed() -> None:
         *(f"payout.{status}" for status in ("paid", "returned")),
         *(f"netting.run.{status}" for status in ("running", "applied")),
     }
+
+
+async def test_two_daemons_tell_each_target_once_though_one_is_killed_and_targets_misbehave() -> (
+    None
+):
+    result = await run("losses", LOSS_CLIENTS, LOSS_LOAD_S)
+    assert result.problems == []
+    told = {f"apply.{target}.forwarded" for target in Target}
+    taken_back = {f"resolve.{target}.forwarded" for target in Target if target != "clawinsure"}
+    assert result.counts.keys() >= told | taken_back | {"apply.clawinsure.not_applicable"}
 
 
 def test_a_full_disk_loses_nothing_either(tmp_path: Path) -> None:

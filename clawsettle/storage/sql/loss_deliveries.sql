@@ -99,7 +99,7 @@ FROM unnest(
 )
 WHERE d.delivery_id = ANY ($1::text[])
   AND d.delivery_id = r.delivery_id AND d.lease_token = r.lease_token
-RETURNING d.*, now() AS read_at;
+RETURNING d.*, r.lease_token AS held_token;
 
 -- name: counts
 -- How many deliveries of these events are in which state.
@@ -144,6 +144,11 @@ WHERE e.loss_event_id = ANY ($1::text[]) AND e.loss_event_id = r.loss_event_id;
 INSERT INTO loss_escrow (escrow_id) VALUES ($1)
 ON CONFLICT (escrow_id) DO UPDATE SET escrow_id = excluded.escrow_id;
 
+-- name: held
+-- A delivery, as long as its lease is the caller's.
+-- $1 text delivery id   $2 bigint lease token
+SELECT delivery_id FROM loss_delivery WHERE delivery_id = $1 AND lease_token = $2;
+
 -- name: others_at_escrow
 -- The deliveries to an escrow of all events but one.
 -- $1 text escrow id   $2 text loss event id
@@ -157,11 +162,11 @@ WHERE loss_event_id = $1 AND state IN ('dead', 'not_applicable');
 
 -- name: dead_at_target
 -- Dead deliveries to a target.
--- $1 text target   $2 integer most rows
+-- $1 text target   $2 text operation (null: either)   $3 integer most rows
 SELECT delivery_id, loss_event_id, operation, target FROM loss_delivery
-WHERE state = 'dead' AND target = $1
+WHERE state = 'dead' AND target = $1 AND ($2::text IS NULL OR operation = $2)
 ORDER BY delivery_id
-LIMIT $2;
+LIMIT $3;
 
 -- name: by_ids
 -- These deliveries.

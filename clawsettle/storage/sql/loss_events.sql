@@ -39,6 +39,15 @@ SELECT date_trunc('milliseconds', now()) AS read_at, e.*
 FROM loss_event AS e WHERE e.loss_event_id = $1
 FOR NO KEY UPDATE;
 
+-- name: lock_applies
+-- The apply deliveries of an event, for the rest of the transaction, in the order of the wire: none
+-- is leased meanwhile.
+-- $1 text loss event id
+SELECT * FROM loss_delivery
+WHERE loss_event_id = $1 AND operation = 'apply'
+ORDER BY created_at, delivery_id
+FOR NO KEY UPDATE;
+
 -- name: resolution_of_key
 -- The resolution that a key stands for.
 -- $1 text idempotency key
@@ -57,9 +66,9 @@ ON CONFLICT DO NOTHING
 RETURNING loss_event_id;
 
 -- name: cancel
--- End deliveries that need not be made any more. Their event is locked by this transaction.
+-- End deliveries that need not be made any more, and that this transaction has locked.
 -- $1 text loss event id   $2 text[] targets
 UPDATE loss_delivery
-SET state = 'canceled', due_at = NULL, updated_at = date_trunc('milliseconds', now())
-WHERE loss_event_id = $1 AND operation = 'apply' AND target = ANY ($2::text[])
-  AND lease_token IS NULL AND state IN ('waiting', 'dead');
+SET state = 'canceled', due_at = NULL, lease_token = NULL,
+    in_doubt = in_doubt OR lease_token IS NOT NULL, updated_at = date_trunc('milliseconds', now())
+WHERE loss_event_id = $1 AND operation = 'apply' AND target = ANY ($2::text[]);
