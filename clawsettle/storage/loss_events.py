@@ -358,7 +358,7 @@ async def _resolve(
     applies = [read_delivery(row) for row in rows]
     if open_targets := not_ready(applies, births.configured, at):
         return ConflictError(
-            "somebody can still be told of the loss event",
+            f"{', '.join(open_targets)} can still be told of the loss event",
             code="LOSS_EVENT_NOT_READY",
             details={
                 "loss_event_id": event_id,
