@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import trio
 
+from clawsettle.actors.supervisor import Intensity
 from clawsettle.domain.errors import ConflictError, NotFoundError
 from clawsettle.domain.loss_events import (
     Delivery,
@@ -340,3 +341,25 @@ async def test_an_escrow_that_is_being_released_is_not_held_for_another_event_me
         await settled(house.database, first.event, Operation.RESOLVE)
         request = RetryRequest(Operation.APPLY, 25, second.event.loss_event_id, force=True)
         assert (await fanout.retry(request, budget=trio.fail_after(5))).forwarded == 1
+
+
+async def test_after_a_crash_everything_goes_on_and_no_seat_is_lost(database_url: str) -> None:
+    options = {"lease_s": 3.0, "attempt_timeout_s": 1.0, "poll_s": 0.1}
+    async with open_fanout(database_url, **options) as (house, fanout, targets):
+        await fund(house)
+        for supervised in house.parts.actors:
+            supervised.intensity = Intensity(restarts_max=1000)  # however slow this machine is
+        lane = fanout.lanes[Target.CLAWINCOME]
+        targets.script[Target.CLAWINCOME] = [trio.Event()]
+        first = await fanout.record(loss("k1"))
+        await until(lambda: len(targets.keys(Target.CLAWINCOME)) == 1)
+        await house.database.fetch("ALTER TABLE loss_delivery RENAME TO hidden")
+        await until(lambda: lane.statistics()["under_way"] == 0)
+        await house.database.fetch("ALTER TABLE hidden RENAME TO loss_delivery")
+        second = await fanout.record(loss("k2"))
+        for event in (first.event, second.event):
+            await until_status(house.database, event, "forwarded")
+        assert len(targets.keys(Target.CLAWINCOME)) == 3
+        await until(lambda: lane.statistics()["under_way"] == 0)
+        with lane.reserve(1000) as seats:
+            assert seats.count == 48
