@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 
+from clawsettle.config import TargetSettings
 from clawsettle.domain.errors import ConflictError, NotFoundError
 from clawsettle.domain.loss_events import (
     Delivery,
@@ -15,6 +17,9 @@ from clawsettle.domain.loss_events import (
     Target,
 )
 from clawsettle.domain.loss_requests import RequeueRequest, RetryRequest
+from clawsettle.sandbox.risk_faults import CUT_AFTER_ACTING, slow
+from clawsettle.sandbox.risk_stand_ins import RiskHold
+from clawsettle.sandbox.risk_targets import open_risk_sandbox
 from clawsettle.storage.operator_actions import Operator
 from tests.house import open_house
 from tests.losses import (
@@ -374,3 +379,43 @@ async def test_an_escrow_that_is_being_released_is_not_held_for_another_event_me
         await settled(house.database, first.event, Operation.RESOLVE)
         request = RetryRequest(Operation.APPLY, 25, second.event.loss_event_id, force=True)
         assert (await fanout.retry(request, budget=trio.fail_after(5))).forwarded == 1
+
+
+async def test_a_repeated_release_lifts_no_hold_that_another_event_gets_meanwhile(
+    database_url: str,
+) -> None:
+    order = {"metadata": {"escrow_id": "esc_1"}, "targets": ["escrow"]}
+    async with open_risk_sandbox() as sandbox:
+        desk = sandbox.desks[Target.ESCROW]
+        only = TargetSettings(
+            escrow_base_url=desk.address.base_url, escrow_keys=(desk.address.key,)
+        )
+        patient = loss_settings(retry_base_s=3600, retry_max_s=3600)
+        async with (
+            open_house(database_url, evolve(patient, targets=only)) as house,
+            trio.open_nursery() as nursery,
+        ):
+            fanout = house.parts.losses.fanout
+
+            async def hurry(event: LossEvent, operation: Operation) -> None:
+                request = RetryRequest(operation, 1, event.loss_event_id, force=True)
+                await fanout.retry(request, budget=trio.fail_after(5))
+
+            first = (await fanout.record(loss("k1", **order))).event
+            await settled(house.database, first)
+            desk.script.add(CUT_AFTER_ACTING, calls=1)
+            await fanout.resolve(resolve(first))
+            await settled(house.database, first, Operation.RESOLVE)
+            desk.script.add(slow(0.5), calls=1)
+            nursery.start_soon(hurry, first, Operation.RESOLVE)
+            await until(lambda: not desk.script.view())
+            second = (await fanout.record(loss("k2", **order))).event
+            apply = (await settled(house.database, second))[Target.ESCROW]
+            assert (apply.state, apply.last_error_code) == (DeliveryState.FAILED, "ESCROW_BUSY")
+            released = await settled(house.database, first, Operation.RESOLVE)
+            assert released[Target.ESCROW].state is DeliveryState.FORWARDED
+            await hurry(second, Operation.APPLY)
+            apply = (await settled(house.database, second))[Target.ESCROW]
+            assert apply.state is DeliveryState.FORWARDED
+            hold = sandbox.escrow.escrow("esc_1").risk_hold
+            assert hold == RiskHold(second.loss_event_id, "chargeback")

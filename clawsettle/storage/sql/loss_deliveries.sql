@@ -21,12 +21,16 @@ FOR UPDATE SKIP LOCKED;
 -- name: lease
 -- Lease deliveries that this transaction has locked, with all that is needed to make them; each
 -- lease counts as an attempt. One that was leased before may have been sent by whom it was leased to.
+-- One that waited for its target to be configured begins its life only now.
 -- $1 text[] delivery ids   $2 double precision lease in seconds
 WITH leased AS (
     UPDATE loss_delivery AS d
     SET lease_token = nextval('lease_token'),
         due_at = now() + $2::double precision * interval '1 second',
         attempts = d.attempts + 1,
+        opened_at = CASE
+            WHEN d.state = 'waiting' THEN date_trunc('milliseconds', now()) ELSE d.opened_at
+        END,
         in_doubt = d.in_doubt OR d.lease_token IS NOT NULL,
         last_attempted_at = now()
     WHERE d.delivery_id = ANY ($1::text[])
