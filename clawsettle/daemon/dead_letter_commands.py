@@ -13,6 +13,7 @@ from clawsettle.daemon.operating import (
     MostOption,
     WhyOption,
     note,
+    print_actions,
     with_daemon,
 )
 from clawsettle.daemon.terminal import (
@@ -91,10 +92,7 @@ def show(
     if payload is not None:
         print("\npayload")
         print_json(payload)
-    if actions:
-        columns = ("at", "action", "actor", "by", "why")
-        print()
-        print_table(columns, [tuple(one.get(name, "") for name in columns) for one in actions])
+    print_actions(actions)
 
 
 @dead_letters_app.command

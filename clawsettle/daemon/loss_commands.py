@@ -17,6 +17,7 @@ from clawsettle.daemon.operating import (
     MostOption,
     WhyOption,
     note,
+    print_actions,
     with_daemon,
 )
 from clawsettle.daemon.terminal import (
@@ -116,7 +117,10 @@ def show(
     state_dir: StateDirOption = DEFAULT_STATE_DIR,
     json: JsonOption = False,
 ) -> None:
-    """Show one: what each target was told and has said, its resolution, and what is still held."""
+    """Show one: what each target was told and has said, its resolution, and what is still held.
+
+    And who has requeued any of it, and why.
+    """
     found = _with_window(state_dir, base_url, lambda window: window.show(event_id))
     if json:
         print_json(found)
@@ -133,6 +137,7 @@ def show(
         print("\nresolution")
         _print_fields(resolution)
         _print_deliveries("resolve", resolves)
+    print_actions(found["actions"])
     print("\nresiduals")
     _print_rows(_RESIDUALS, found["residuals"])
     print(f"\n{found['residual_minor']} {event['currency']} in minor units are held or taken")

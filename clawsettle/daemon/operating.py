@@ -2,17 +2,17 @@
 
 import getpass
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from clawsettle.daemon.terminal import guarded
+from clawsettle.daemon.terminal import guarded, print_table
 
 if TYPE_CHECKING:
-    from clawsettle.daemon.answers import RunningDaemon
+    from clawsettle.daemon.answers import Json, RunningDaemon
 
 T = TypeVar("T")
 
@@ -48,3 +48,11 @@ def note(why: str, by: str | None) -> dict[str, str]:
         # A user id without a name, as in some containers: the key still says who it was.
         return {"why": why}
     return {"why": why, "by": named}
+
+
+def print_actions(actions: "Sequence[Json]") -> None:
+    """Print who did what, and why; nothing where nobody did anything."""
+    if actions:
+        columns = ("at", "action", "actor", "by", "why")
+        print()
+        print_table(columns, [tuple(one.get(name, "") for name in columns) for one in actions])
