@@ -36,7 +36,10 @@ _log = structlog.get_logger(__name__)
 
 @frozen
 class RetrySummary:
-    """What a pass on request came to: how many attempts it began, and how those ended."""
+    """What a pass on request came to: how many attempts it began, and how those ended.
+
+    What is not applicable is neither forwarded nor failed, and nor is what is still under way.
+    """
 
     attempted: int
     forwarded: int
@@ -108,8 +111,12 @@ class LossFanout:
             async with trio.open_nursery() as nursery:
                 for attempt in attempts:
                     nursery.start_soon(_collect, attempt, results)
-        forwarded = sum(r is not None and r.state is DeliveryState.FORWARDED for r in results)
-        return RetrySummary(len(attempts), forwarded, len(results) - forwarded)
+        states = [result.state.wire for result in results if result is not None]
+        return RetrySummary(
+            len(attempts),
+            states.count(DeliveryState.FORWARDED),
+            states.count(DeliveryState.FAILED),
+        )
 
     async def requeue(self, request: RequeueRequest, operator: Operator) -> list[Delivery]:
         """Bring back what has ended, in an operator's name; it is tried at once.

@@ -92,7 +92,7 @@ def assemble_losses(
         for client in over_http.values():
             client.close()
 
-    return LossParts(fanout, LossWatch(deliveries, configured.alert_after_s), close)
+    return LossParts(fanout, LossWatch(deliveries, clients.keys(), configured.alert_after_s), close)
 
 
 def _over_http(settings: Settings, address: TargetAddress) -> HttpRiskTarget:

@@ -3,7 +3,8 @@
 Source: loss-events contract section 4; 10 (4, 5, 6, 7).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 
 from attrs import frozen
@@ -18,15 +19,18 @@ _TAKES_MONEY = (Target.LEDGER, Target.ESCROW, Target.CLAWINCOME)
 _RELEASES_UNSEEN = frozenset({Target.LEDGER, Target.ESCROW, Target.CLAWBOUNTIES})
 
 
-def not_ready(applies: Iterable[Delivery]) -> list[Target]:
+def not_ready(
+    applies: Iterable[Delivery], configured: Collection[Target], at: datetime
+) -> list[Target]:
     """Return the targets that keep an event from being resolved: those that can still be told.
 
-    One that only waits for its target to be configured keeps nobody: nobody is being told.
+    One that is not among the ``configured`` keeps nobody, but while it is being told: while its
+    lease runs, at ``at``.
     """
     return [
         one.target
         for one in applies
-        if one.lease_token is not None or (one.state.is_open and one.state is not _WAITING)
+        if (one.state.is_open and one.target in configured) or _is_leased(one, at)
     ]
 
 
@@ -38,7 +42,8 @@ def taken_back(applies: Iterable[Delivery]) -> list[Target]:
     told = {
         one.target
         for one in applies
-        if one.state is DeliveryState.FORWARDED or (one.in_doubt and one.target in _RELEASES_UNSEEN)
+        if one.state is DeliveryState.FORWARDED
+        or (_may_have_acted(one) and one.target in _RELEASES_UNSEEN)
     }
     return [target for target in Target if target in told and target is not Target.CLAWINSURE]
 
@@ -50,7 +55,7 @@ def unseen(applies: Iterable[Delivery]) -> set[Target]:
 
 def is_canceled(apply: Delivery) -> bool:
     """Return whether resolving its event ends an apply delivery that was not delivered."""
-    return apply.state in {_WAITING, DeliveryState.DEAD}
+    return apply.state.is_open or apply.state is DeliveryState.DEAD
 
 
 @frozen
@@ -117,6 +122,15 @@ def _residual(
         is_uncertain=apply.in_doubt and not is_over,
         stays=_STAYS.get(apply.target) if is_told and is_resolved else None,
     )
+
+
+def _is_leased(one: Delivery, at: datetime) -> bool:
+    return one.lease_token is not None and one.due_at is not None and one.due_at > at
+
+
+def _may_have_acted(one: Delivery) -> bool:
+    """Whether a target may have acted unseen: who let a lease run out may have sent."""
+    return one.in_doubt or one.lease_token is not None
 
 
 class Step(Enum):
@@ -202,5 +216,4 @@ def _is_undecided(one: Delivery) -> bool:
     return one.lease_token is not None or one.in_doubt
 
 
-_WAITING = DeliveryState.WAITING
 _OVER = frozenset({DeliveryState.FORWARDED, DeliveryState.NOT_APPLICABLE})

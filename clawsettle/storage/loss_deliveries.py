@@ -281,7 +281,10 @@ async def _requeueable(transaction: Transaction, request: RequeueRequest) -> lis
     elif request.loss_event_id is not None:
         rows = await transaction.fetch(_SQL["ended_of_event"], request.loss_event_id)
     else:
-        rows = await transaction.fetch(_SQL["dead_at_target"], str(request.target), request.limit)
+        operation = request.operation and str(request.operation)
+        rows = await transaction.fetch(
+            _SQL["dead_at_target"], str(request.target), operation, request.limit
+        )
     wanted = {"operation": request.operation, "target": request.target}
     asked = {name: str(word) for name, word in wanted.items() if word is not None}
     fitting = [row for row in rows if all(row[name] == word for name, word in asked.items())]

@@ -320,6 +320,40 @@ async def test_a_release_and_an_apply_in_doubt_do_not_wait_for_each_other(
         assert (apply.state, apply.is_shared) == (DeliveryState.FORWARDED, False)
 
 
+async def test_a_target_whose_address_is_taken_away_keeps_no_event(database_url: str) -> None:
+    async with open_targets() as targets:
+        targets.script[Target.CLAWINCOME] = answer(503, {})
+        async with open_house(database_url, loss_settings(targets)) as house:
+            await fund(house)
+            recorded = await house.parts.losses.fanout.record(loss())
+            await settled(house.database, recorded.event)
+        without = loss_settings(targets, without=[Target.CLAWINCOME])
+        async with open_house(database_url, without) as house:
+            await house.parts.losses.fanout.resolve(resolve(recorded.event))
+            await settled(house.database, recorded.event, Operation.RESOLVE)
+            found = await deliveries(house.database, recorded.event)
+            assert found[Target.CLAWINCOME].state is DeliveryState.CANCELED
+            assert found[Target.CLAWINCOME].in_doubt
+
+
+async def test_what_is_dead_for_one_operation_is_found_behind_that_of_the_other(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        refused = answer(409, {"error": "CONFLICT", "message": "no"})
+        first = await fanout.record(loss("k1", targets=["clawbounties"], metadata=NAMED))
+        await settled(house.database, first.event)
+        targets.script[Target.CLAWBOUNTIES] = refused
+        await fanout.resolve(resolve(first.event))
+        await settled(house.database, first.event, Operation.RESOLVE)
+        second = await fanout.record(loss("k2", targets=["clawbounties"], metadata=NAMED))
+        await settled(house.database, second.event)
+        request = RequeueRequest(Operation.APPLY, Target.CLAWBOUNTIES, None, None, 1)
+        (back,) = await fanout.requeue(request, OPERATOR)
+        assert back.loss_event_id == second.event.loss_event_id
+
+
 async def test_an_escrow_that_is_being_released_is_not_held_for_another_event_meanwhile(
     database_url: str,
 ) -> None:

@@ -166,11 +166,11 @@ WHERE loss_event_id = $1 AND state IN ('dead', 'not_applicable');
 
 -- name: dead_at_target
 -- Dead deliveries to a target.
--- $1 text target   $2 integer most rows
+-- $1 text target   $2 text operation (null: either)   $3 integer most rows
 SELECT delivery_id, loss_event_id, operation, target FROM loss_delivery
-WHERE state = 'dead' AND target = $1
+WHERE state = 'dead' AND target = $1 AND ($2::text IS NULL OR operation = $2)
 ORDER BY delivery_id
-LIMIT $2;
+LIMIT $3;
 
 -- name: by_ids
 -- These deliveries.
