@@ -53,6 +53,7 @@ class HttpRiskTarget:
     timeout_s: float
     connections_max: int
     _transport: HttpTransport = field(init=False)
+    _bearer: str = field(init=False, repr=False)
     _headers: Mapping[str, str] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -63,7 +64,8 @@ class HttpRiskTarget:
             self.timeout_s,
             _ANSWER_MAX_BYTES,
         )
-        self._headers = {"content-type": _JSON, "authorization": f"Bearer {self.key}"}
+        self._bearer = f"Bearer {self.key}"
+        self._headers = {"content-type": _JSON, "authorization": self._bearer}
 
     async def send(self, call: Call) -> Answered | Unanswered:
         """Post a call; see the protocol."""
@@ -73,7 +75,7 @@ class HttpRiskTarget:
             answer = await self._transport.post(call.path, headers, body)
         except NoAnswer as error:
             return _unanswered(error)
-        return _answered(answer)
+        return self._answered(answer)
 
     async def hold_of(self, loss_event_id: str) -> Mapping[str, Any] | Unanswered | None:
         """Ask for the hold of a loss event; see the protocol."""
@@ -110,7 +112,12 @@ class HttpRiskTarget:
             body = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
             body = None
-        return body if answer.status == _OK and isinstance(body, dict) else _answered(answer)
+        return body if answer.status == _OK and isinstance(body, dict) else self._answered(answer)
+
+    def _answered(self, answer: Answer) -> Answered:
+        # Pages that show errors may show the request's headers: what is answered is stored.
+        text = answer.body.decode(errors="replace").replace(self._bearer, "Bearer [...]")
+        return Answered(answer.status, text, _retry_after_s(answer))
 
 
 @define(eq=False)
@@ -142,10 +149,6 @@ class HttpRiskLedger:
 
 def _quoted(text: str) -> str:
     return quote(text, safe="", errors=_NO_UNICODE)
-
-
-def _answered(answer: Answer) -> Answered:
-    return Answered(answer.status, answer.body.decode(errors="replace"), _retry_after_s(answer))
 
 
 def _unanswered(error: NoAnswer) -> Unanswered:

@@ -101,6 +101,18 @@ async def test_a_wait_that_a_target_asks_for_is_kept_though_others_are_answered(
         assert lane.breaker.state is Circuit.OPEN
 
 
+async def test_a_key_that_a_target_shows_is_stored_nowhere(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        targets.script[Target.CLAWINCOME] = lambda request: raw(500, repr(request.headers).encode())
+        recorded = await fanout.record(loss())
+        found = await settled(house.database, recorded.event)
+        message = found[Target.CLAWINCOME].last_error_message
+        assert message is not None
+        assert "Bearer [...]" in message
+        assert "clawincome_key" not in message
+
+
 async def test_a_call_that_cannot_be_made_is_judged_like_others(database_url: str) -> None:
     nowhere = Secret("key"), f"http://{'x' * 64}.example"  # no name of a host is that long
     configured = loss_settings()
