@@ -177,7 +177,11 @@ class LossFanout:
         roomy = [target for target, reserved in seats.items() if reserved.count]
         if request.loss_event_id is not None:
             return await self.deliveries.claim_open(
-                request.loss_event_id, request.operation, roomy, force=request.force
+                request.loss_event_id,
+                request.operation,
+                roomy,
+                request.limit,
+                force=request.force,
             )
         most = min([request.limit, *(seats[target].count for target in roomy)])
         return await self.deliveries.claim_longest_due(request.operation, roomy, most)

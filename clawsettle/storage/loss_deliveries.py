@@ -74,14 +74,20 @@ class LossDeliveries:
         return await self._lease("lock_due", str(target), limit)
 
     async def claim_open(
-        self, event_id: str, operation: Operation, targets: Collection[Target], *, force: bool
+        self,
+        event_id: str,
+        operation: Operation,
+        targets: Collection[Target],
+        limit: int,
+        *,
+        force: bool,
     ) -> list[LeasedDelivery]:
-        """Lease those deliveries of an event that may be attempted; ``force``: before their time.
+        """Lease up to ``limit`` deliveries of an event to any of these targets that are due.
 
-        A live lease of somebody else is never taken.
+        ``force``: also before their time. A live lease of somebody else is never taken.
         """
         rows = await self.database.fetch(
-            _SQL["open_ids"], event_id, str(operation), _words(targets)
+            _SQL["open_ids"], event_id, str(operation), _words(targets), force, limit
         )
         return await self._lease("lock_open", _ids(rows), force)
 

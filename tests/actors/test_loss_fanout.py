@@ -400,3 +400,20 @@ async def test_after_a_crash_everything_goes_on_and_no_seat_is_lost(database_url
                 return seats.count
 
         await until(lambda: free_count() == 48)  # but while a claim has set some aside
+
+
+async def test_no_more_deliveries_are_tried_again_than_were_asked_for(database_url: str) -> None:
+    async with open_fanout(database_url, retry_base_s=3600, retry_max_s=3600) as (
+        house,
+        fanout,
+        targets,
+    ):
+        await fund(house)
+        for target in (Target.CLAWINCOME, Target.CLAWINSURE):
+            targets.script[target] = [answer(500, {})]
+        recorded = await fanout.record(loss())
+        await settled(house.database, recorded.event)
+        for force, attempted in ((False, 0), (True, 1), (True, 1), (True, 0)):
+            request = RetryRequest(Operation.APPLY, 1, recorded.event.loss_event_id, force=force)
+            summary = await fanout.retry(request, budget=trio.fail_after(5))
+            assert summary.attempted == attempted

@@ -62,10 +62,15 @@ ORDER BY d.due_at, d.delivery_id
 LIMIT $3;
 
 -- name: open_ids
--- The open deliveries of an event for an operation to any of these targets.
--- $1 text loss event id   $2 text operation   $3 text[] targets
+-- Those open deliveries of an event for an operation to any of these targets that may be attempted
+-- now, longest due first; with force also before their time. A live lease of somebody else is none.
+-- $1 text loss event id   $2 text operation   $3 text[] targets   $4 boolean force
+-- $5 integer most rows
 SELECT delivery_id FROM loss_delivery
-WHERE loss_event_id = $1 AND operation = $2 AND target = ANY ($3::text[]) AND due_at IS NOT NULL;
+WHERE loss_event_id = $1 AND operation = $2 AND target = ANY ($3::text[]) AND due_at IS NOT NULL
+  AND (due_at <= now() OR ($4::boolean AND lease_token IS NULL))
+ORDER BY due_at, delivery_id
+LIMIT $5;
 
 -- name: lock_events
 -- The events of these deliveries, for the rest of the transaction, so that what is counted of them
