@@ -50,13 +50,14 @@ class RetrySummary:
 class LossFanout:
     """See the module. ``lanes`` are those of the targets that are configured.
 
-    ``finished`` stores what their attempts come to. ``batch_max`` bounds the events of one commit,
-    ``waiting_max`` those that wait to be recorded.
+    ``finished`` and ``escrows`` are those of the lanes. ``batch_max`` bounds the events of one
+    commit, ``waiting_max`` those that wait to be recorded.
     """
 
     events: LossEvents
     deliveries: LossDeliveries
     finished: Batcher[Finished, Delivery | None]
+    escrows: Batcher[LeasedDelivery, Sequence[Delivery]]
     lanes: Mapping[Target, LossLane]
     batch_max: int
     waiting_max: int
@@ -143,11 +144,13 @@ class LossFanout:
         """Work until closed and drained."""
         async with trio.open_nursery() as storing:
             storing.start_soon(self.finished.run)
+            storing.start_soon(self.escrows.run)
             async with trio.open_nursery() as working:
                 working.start_soon(self._recorded.run)
                 for lane in self.lanes.values():
                     working.start_soon(lane.run)
             self.finished.close()
+            self.escrows.close()
 
     def close(self) -> None:
         """Take no more events, and claim no more deliveries."""
@@ -219,6 +222,13 @@ def finishing(
         return [stored.get(leased.delivery.lease_token or 0) for leased, _ in finished]
 
     return Batcher("loss_attempts", store, batch_max, waiting_max)
+
+
+def looking(
+    deliveries: LossDeliveries, batch_max: int, waiting_max: int
+) -> Batcher[LeasedDelivery, Sequence[Delivery]]:
+    """Return what looks for the deliveries of other events to an escrow, many in one statement."""
+    return Batcher("loss_escrows", deliveries.others_at_escrows, batch_max, waiting_max)
 
 
 def _counts(seats: Mapping[Target, Seats]) -> dict[Target, int]:

@@ -77,13 +77,15 @@ class LossLane:
     """See the module.
 
     ``in_flight_max`` bounds the calls under way, ``attempt_timeout_s`` each of them. ``finished``
-    stores what attempts come to, together with those of other lanes.
+    stores what attempts come to, together with those of other lanes; ``escrows`` looks for what
+    other events have at an escrow.
     """
 
     target: Target
     client: RiskTarget
     deliveries: LossDeliveries
     finished: Batcher[Finished, Delivery | None]
+    escrows: Batcher[LeasedDelivery, Sequence[Delivery]]
     policy: RetryPolicy
     breaker: CircuitBreaker
     in_flight_max: int
@@ -277,7 +279,7 @@ class LossLane:
         delivery = leased.delivery
         if delivery.target is not Target.ESCROW or delivery.operation is not Operation.APPLY:
             return False
-        others = await self.deliveries.others_at_escrow(leased)
+        others = await self.escrows.ask(leased)
         return apply_step(delivery, others) is Step.WAIT
 
     async def _decide_release(self, leased: LeasedDelivery) -> AttemptResult | None:

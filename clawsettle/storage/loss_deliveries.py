@@ -106,12 +106,13 @@ class LossDeliveries:
         """
         return await self.database.transaction(lambda transaction: _finish(transaction, finished))
 
-    async def others_at_escrow(self, leased: LeasedDelivery) -> list[Delivery]:
-        """Return the deliveries to an escrow of all events but this one, as they are."""
-        rows = await self.database.fetch(
-            _SQL["others_at_escrow"], leased.delivery.escrow_id, leased.event.loss_event_id
-        )
-        return [read_delivery(row) for row in rows]
+    async def others_at_escrows(self, leased: Sequence[LeasedDelivery]) -> list[list[Delivery]]:
+        """Return for each the deliveries to its escrow of all events but its own, as they are."""
+        escrow_ids = sorted({one.delivery.escrow_id or "" for one in leased})
+        told: dict[str | None, list[Delivery]] = defaultdict(list)
+        for row in await self.database.fetch(_SQL["at_escrows"], escrow_ids):
+            told[row["escrow_id"]].append(read_delivery(row))
+        return [_others(one, told[one.delivery.escrow_id]) for one in leased]
 
     async def under_escrow(
         self,
@@ -134,10 +135,8 @@ class LossDeliveries:
             held = await transaction.fetch(_SQL["held"], delivery.delivery_id, delivery.lease_token)
             if not held:
                 raise LeaseLost("the delivery is not leased to the caller any more")
-            others = await transaction.fetch(
-                _SQL["others_at_escrow"], escrow_id, leased.event.loss_event_id
-            )
-            result = decide([read_delivery(row) for row in others])
+            rows = await transaction.fetch(_SQL["at_escrows"], [escrow_id])
+            result = decide(_others(leased, map(read_delivery, rows)))
             if result is None:
                 return None
             if not await _finish(transaction, [(leased, result)]):
@@ -295,6 +294,11 @@ async def _requeueable(transaction: Transaction, request: RequeueRequest) -> lis
     asked = {name: str(word) for name, word in wanted.items() if word is not None}
     fitting = [row for row in rows if all(row[name] == word for name, word in asked.items())]
     return fitting[: request.limit]
+
+
+def _others(leased: LeasedDelivery, at_escrow: Iterable[Delivery]) -> list[Delivery]:
+    own = leased.event.loss_event_id
+    return [one for one in at_escrow if one.loss_event_id != own]
 
 
 def _ids(rows: Iterable[Row]) -> list[str]:

@@ -158,10 +158,10 @@ ON CONFLICT (escrow_id) DO UPDATE SET escrow_id = excluded.escrow_id;
 -- $1 text delivery id   $2 bigint lease token
 SELECT delivery_id FROM loss_delivery WHERE delivery_id = $1 AND lease_token = $2;
 
--- name: others_at_escrow
--- The deliveries to an escrow of all events but one.
--- $1 text escrow id   $2 text loss event id
-SELECT * FROM loss_delivery WHERE escrow_id = $1 AND loss_event_id <> $2;
+-- name: at_escrows
+-- The deliveries of all events to these escrows.
+-- $1 text[] escrow ids
+SELECT * FROM loss_delivery WHERE escrow_id = ANY ($1::text[]);
 
 -- name: ended_of_event
 -- Deliveries of an event that may be brought back.
