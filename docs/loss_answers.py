@@ -185,7 +185,7 @@ def _held(call: Call, label: str, held: HeldByAnother) -> Iterator[str]:
 
 def _unasked() -> Iterator[str]:
     waiting = DeliveryState.WAITING
-    alert = alert_of(waiting, None, None, is_old=False)
+    alert = alert_of(waiting, None, None, is_configured=False, is_old=False)
     shown = f"`{waiting}` (`{waiting.wire}`)"
     yield f"| its target is not configured | {shown} | once it is | no | no | `{alert}` |"
     call = (_APPLY, Target.LEDGER)
@@ -201,7 +201,9 @@ def _row(call: Call, label: str, outcome: object, *, is_last: bool = False) -> s
     again = "no"
     if result.retry_in_s is not None:
         again = "slowly" if isinstance(outcome, TriedInVain) and outcome.is_slow else "soon"
-    alert = alert_of(result.state, result.http_status, result.error_code, is_old=False)
+    alert = alert_of(
+        result.state, result.http_status, result.error_code, is_configured=True, is_old=False
+    )
     becomes = f"`{result.state}`"
     if result.state.wire is not result.state:
         becomes += f" (`{result.state.wire}`)"

@@ -21,7 +21,7 @@ from tests.house import House, open_house, payin, settings
 DID = "did:key:zA"
 HTTP_TARGETS = (Target.ESCROW, Target.CLAWINSURE, Target.CLAWINCOME, Target.CLAWBOUNTIES)
 HANG, CUT = "hang", "cut"
-Script = Reply | str | Callable[[Request], Reply]
+Script = Reply | str | trio.Event | Callable[[Request], Reply]
 
 
 def answer(status: int, body: object, **headers: str) -> Reply:
@@ -35,7 +35,7 @@ class Targets:
     """The four targets behind HTTP on one socket; each keeps what it was asked.
 
     A call is answered by ``script[target]``: the first of a list is used up, a single one stays. An
-    unscripted call succeeds as the contract says.
+    unscripted call succeeds as the contract says, and so does one with an event once that is set.
     """
 
     base_url: str
@@ -64,6 +64,9 @@ class Targets:
             raise Unanswered
         if scripted == CUT:
             raise Cut
+        if isinstance(scripted, trio.Event):
+            await scripted.wait()
+            scripted = None
         if scripted is None:
             return done(target, request)
         assert not isinstance(scripted, str)

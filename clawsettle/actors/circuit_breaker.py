@@ -34,8 +34,9 @@ class CircuitBreaker:
         return Circuit.OPEN if trio.current_time() < self._open_until else Circuit.HALF_OPEN
 
     def succeed(self) -> None:
-        """Note an answer: calls are made again."""
-        self._failures, self._open_until = 0, None
+        """Note an answer: calls are made again, unless it is open: then it was asked for before."""
+        if self.state is not Circuit.OPEN:
+            self._failures, self._open_until = 0, None
 
     def fail(self) -> None:
         """Note that none came."""

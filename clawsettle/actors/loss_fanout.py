@@ -36,7 +36,10 @@ _log = structlog.get_logger(__name__)
 
 @frozen
 class RetrySummary:
-    """What a pass on request came to: how many attempts it began, and how those ended."""
+    """What a pass on request came to: how many attempts it began, and how those ended.
+
+    What is not applicable is neither forwarded nor failed, and nor is what is still under way.
+    """
 
     attempted: int
     forwarded: int
@@ -47,13 +50,14 @@ class RetrySummary:
 class LossFanout:
     """See the module. ``lanes`` are those of the targets that are configured.
 
-    ``finished`` stores what their attempts come to. ``batch_max`` bounds the events of one commit,
-    ``waiting_max`` those that wait to be recorded.
+    ``finished`` and ``escrows`` are those of the lanes. ``batch_max`` bounds the events of one
+    commit, ``waiting_max`` those that wait to be recorded.
     """
 
     events: LossEvents
     deliveries: LossDeliveries
     finished: Batcher[Finished, Delivery | None]
+    escrows: Batcher[LeasedDelivery, Sequence[Delivery]]
     lanes: Mapping[Target, LossLane]
     batch_max: int
     waiting_max: int
@@ -108,8 +112,12 @@ class LossFanout:
             async with trio.open_nursery() as nursery:
                 for attempt in attempts:
                     nursery.start_soon(_collect, attempt, results)
-        forwarded = sum(r is not None and r.state is DeliveryState.FORWARDED for r in results)
-        return RetrySummary(len(attempts), forwarded, len(results) - forwarded)
+        states = [result.state.wire for result in results if result is not None]
+        return RetrySummary(
+            len(attempts),
+            states.count(DeliveryState.FORWARDED),
+            states.count(DeliveryState.FAILED),
+        )
 
     async def requeue(self, request: RequeueRequest, operator: Operator) -> list[Delivery]:
         """Bring back what has ended, in an operator's name; it is tried at once.
@@ -136,11 +144,13 @@ class LossFanout:
         """Work until closed and drained."""
         async with trio.open_nursery() as storing:
             storing.start_soon(self.finished.run)
+            storing.start_soon(self.escrows.run)
             async with trio.open_nursery() as working:
                 working.start_soon(self._recorded.run)
                 for lane in self.lanes.values():
                     working.start_soon(lane.run)
             self.finished.close()
+            self.escrows.close()
 
     def close(self) -> None:
         """Take no more events, and claim no more deliveries."""
@@ -170,7 +180,11 @@ class LossFanout:
         roomy = [target for target, reserved in seats.items() if reserved.count]
         if request.loss_event_id is not None:
             return await self.deliveries.claim_open(
-                request.loss_event_id, request.operation, roomy, force=request.force
+                request.loss_event_id,
+                request.operation,
+                roomy,
+                request.limit,
+                force=request.force,
             )
         most = min([request.limit, *(seats[target].count for target in roomy)])
         return await self.deliveries.claim_longest_due(request.operation, roomy, most)
@@ -208,6 +222,13 @@ def finishing(
         return [stored.get(leased.delivery.lease_token or 0) for leased, _ in finished]
 
     return Batcher("loss_attempts", store, batch_max, waiting_max)
+
+
+def looking(
+    deliveries: LossDeliveries, batch_max: int, waiting_max: int
+) -> Batcher[LeasedDelivery, Sequence[Delivery]]:
+    """Return what looks for the deliveries of other events to an escrow, many in one statement."""
+    return Batcher("loss_escrows", deliveries.others_at_escrows, batch_max, waiting_max)
 
 
 def _counts(seats: Mapping[Target, Seats]) -> dict[Target, int]:

@@ -41,8 +41,8 @@ from clawsettle.domain.loss_answers import (
 )
 from clawsettle.domain.loss_calls import call_of
 from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Target
-from clawsettle.domain.loss_resolutions import Step, join_step, release_step
-from clawsettle.domain.loss_transitions import RETRY_AFTER_MAX_S, AttemptResult, judge
+from clawsettle.domain.loss_resolutions import Step, apply_step, join_step, release_step
+from clawsettle.domain.loss_transitions import AttemptResult, judge
 from clawsettle.storage.loss_deliveries import (
     Finished,
     LeasedDelivery,
@@ -52,6 +52,7 @@ from clawsettle.storage.loss_deliveries import (
 
 _log = structlog.get_logger(__name__)
 _CLAIM_MAX = 500
+_BUSY = "ESCROW_BUSY"
 _ENDS_WELL = frozenset({DeliveryState.FORWARDED, DeliveryState.NOT_APPLICABLE})
 
 Attempt = Reply[AttemptResult | None]
@@ -76,13 +77,15 @@ class LossLane:
     """See the module.
 
     ``in_flight_max`` bounds the calls under way, ``attempt_timeout_s`` each of them. ``finished``
-    stores what attempts come to, together with those of other lanes.
+    stores what attempts come to, together with those of other lanes; ``escrows`` looks for what
+    other events have at an escrow.
     """
 
     target: Target
     client: RiskTarget
     deliveries: LossDeliveries
     finished: Batcher[Finished, Delivery | None]
+    escrows: Batcher[LeasedDelivery, Sequence[Delivery]]
     policy: RetryPolicy
     breaker: CircuitBreaker
     in_flight_max: int
@@ -196,6 +199,9 @@ class LossLane:
                 outcome: Outcome | HeldByAnother = Withheld(0.0)
             elif (kept := await self._decide_release(leased)) is not None:
                 return self._told(leased, kept, began_at)
+            elif await self._is_being_released(leased):
+                message = "the escrow is being released for another event"
+                outcome = TriedInVain(None, _BUSY, message)
             else:
                 outcome = await self._call(leased, ends)
         if isinstance(outcome, HeldByAnother):
@@ -206,6 +212,15 @@ class LossLane:
         return self._told(leased, result, began_at)
 
     async def _call(self, leased: LeasedDelivery, ends: float) -> Outcome | HeldByAnother:
+        try:
+            outcome = await self._ask(leased, ends)
+        except Exception:  # noqa: BLE001 - whatever went wrong, the row must not be lost sight of
+            _log.exception("loss_call_failed", delivery_id=leased.delivery.delivery_id)
+            return TriedInVain(None, "CALL_FAILED", "the call could not be made", in_doubt=True)
+        self._heed(outcome)
+        return outcome
+
+    async def _ask(self, leased: LeasedDelivery, ends: float) -> Outcome | HeldByAnother:
         delivery, event = leased.delivery, leased.event
         call = call_of(event, delivery.operation, delivery.target, leased.reason)
         sent = Sent(
@@ -219,10 +234,7 @@ class LossLane:
         with trio.move_on_at(ends):
             answer = await self.client.send(call)
         outcome = read_answer(sent, answer)
-        if isinstance(outcome, Contested):
-            outcome = await self._settle(sent, outcome)
-        self._heed(outcome)
-        return outcome
+        return await self._settle(sent, outcome) if isinstance(outcome, Contested) else outcome
 
     async def _settle(self, sent: Sent, contested: Contested) -> Outcome:
         hold: Mapping[str, Any] | Unanswered | None = Unanswered("no answer to a look")
@@ -237,15 +249,17 @@ class LossLane:
 
     def _heed(self, outcome: Outcome | HeldByAnother) -> None:
         """Tell the breaker how the target fares."""
+        before = self.breaker.state
         if not isinstance(outcome, TriedInVain) or not outcome.is_target_down:
-            if self.breaker.state is not Circuit.CLOSED:
+            self.breaker.succeed()
+            if before is Circuit.HALF_OPEN:
                 _log.info("loss_target_answers", target=str(self.target))
                 self._timer.ring()
-            self.breaker.succeed()
             return
-        before = self.breaker.state
         if outcome.retry_after_s is not None:
-            self.breaker.pause(min(outcome.retry_after_s, RETRY_AFTER_MAX_S))
+            # Rows wait as long as they are asked to. All of them wait no longer than one would
+            # without: the header may be a mistake, or about one account's share.
+            self.breaker.pause(min(outcome.retry_after_s, self.policy.max_s))
         else:
             self.breaker.fail()
         if before is Circuit.CLOSED and self.breaker.state is not Circuit.CLOSED:
@@ -257,6 +271,17 @@ class LossLane:
                 retry_after_s=outcome.retry_after_s,
             )
 
+    async def _is_being_released(self, leased: LeasedDelivery) -> bool:
+        """Whether an apply has to wait, because its escrow's hold is released for another event.
+
+        Looked at without a lock: a release that is leased later sees the lease of this apply.
+        """
+        delivery = leased.delivery
+        if delivery.target is not Target.ESCROW or delivery.operation is not Operation.APPLY:
+            return False
+        others = await self.escrows.ask(leased)
+        return apply_step(delivery, others) is Step.WAIT
+
     async def _decide_release(self, leased: LeasedDelivery) -> AttemptResult | None:
         """Decide whether an escrow's hold may be released; None when it is to be."""
         delivery = leased.delivery
@@ -264,12 +289,12 @@ class LossLane:
             return None
 
         def decide(others: Sequence[Delivery]) -> AttemptResult | None:
-            step = release_step(delivery, others)
+            step = release_step(delivery, others, may_be_absent=leased.may_be_absent)
             if step is Step.SHARE:
                 return self._judged(leased, Delivered(None, is_shared=True))
             if step is Step.WAIT:
                 message = "another event is being applied to the escrow"
-                return self._judged(leased, TriedInVain(None, "ESCROW_BUSY", message))
+                return self._judged(leased, TriedInVain(None, _BUSY, message))
             return None
 
         return await self.deliveries.under_escrow(leased, decide)

@@ -6,7 +6,7 @@ Stops: on ``close``, after the look under way.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 from attrs import define, field
@@ -25,6 +25,7 @@ class LossWatch:
     """See the module. ``standings`` is how each target stood at the last look, where it has any."""
 
     deliveries: LossDeliveries
+    configured: Collection[Target]
     alert_after_s: float
     every_s: float = 15.0
     name: str = field(default="loss_watch", init=False)
@@ -48,7 +49,9 @@ class LossWatch:
         for group in await self.deliveries.troubles(self.alert_after_s, _COUNT_MAX):
             grouped[group.target].append(group)
         self.standings = {
-            target: standing_of(grouped[target]) for target in Target if target in grouped
+            target: standing_of(grouped[target], is_configured=target in self.configured)
+            for target in Target
+            if target in grouped
         }
         raised = {
             (target, alert): count

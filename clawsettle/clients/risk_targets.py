@@ -53,6 +53,7 @@ class HttpRiskTarget:
     timeout_s: float
     connections_max: int
     _transport: HttpTransport = field(init=False)
+    _bearer: str = field(init=False, repr=False)
     _headers: Mapping[str, str] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -63,7 +64,8 @@ class HttpRiskTarget:
             self.timeout_s,
             _ANSWER_MAX_BYTES,
         )
-        self._headers = {"content-type": _JSON, "authorization": f"Bearer {self.key}"}
+        self._bearer = f"Bearer {self.key}"
+        self._headers = {"content-type": _JSON, "authorization": self._bearer}
 
     async def send(self, call: Call) -> Answered | Unanswered:
         """Post a call; see the protocol."""
@@ -73,13 +75,14 @@ class HttpRiskTarget:
             answer = await self._transport.post(call.path, headers, body)
         except NoAnswer as error:
             return _unanswered(error)
-        text = answer.body.decode(errors="replace")
-        return Answered(answer.status, text, _retry_after_s(answer))
+        return self._answered(answer)
 
     async def hold_of(self, loss_event_id: str) -> Mapping[str, Any] | Unanswered | None:
         """Ask for the hold of a loss event; see the protocol."""
         query = f"/v1/risk/holds?source_loss_event_id={_quoted(loss_event_id)}&limit=1"
         body = await self._get(query)
+        if isinstance(body, Answered):
+            return Unanswered(f"the ledger answered {body.http_status} to a look", body.http_status)
         if isinstance(body, Unanswered):
             return body
         holds = body.get("holds")
@@ -87,10 +90,10 @@ class HttpRiskTarget:
             return Unanswered("the ledger's answer lists no holds")
         return holds[0] if holds and isinstance(holds[0], dict) else None
 
-    async def did_of(self, account_id: str) -> str | Unanswered:
-        """Ask a ledger for the DID of an account. Raises nothing."""
+    async def did_of(self, account_id: str) -> str | Answered | Unanswered:
+        """Ask a ledger for the DID of an account; what it answers instead. Raises nothing."""
         body = await self._get(f"/accounts/id/{_quoted(account_id)}")
-        if isinstance(body, Unanswered):
+        if isinstance(body, Answered | Unanswered):
             return body
         did = body.get("did")
         return did if isinstance(did, str) else Unanswered("the ledger's answer names no DID")
@@ -99,7 +102,8 @@ class HttpRiskTarget:
         """Close the connections that are idle."""
         self._transport.close()
 
-    async def _get(self, path: str) -> Mapping[str, Any] | Unanswered:
+    async def _get(self, path: str) -> Mapping[str, Any] | Answered | Unanswered:
+        """Return the object that a look finds, or else what comes instead of one."""
         try:
             answer = await self._transport.get(path, self._headers)
         except NoAnswer as error:
@@ -108,9 +112,12 @@ class HttpRiskTarget:
             body = orjson.loads(answer.body)
         except orjson.JSONDecodeError:
             body = None
-        if answer.status != _OK or not isinstance(body, dict):
-            return Unanswered(f"the ledger answered {answer.status} to a look", answer.status)
-        return body
+        return body if answer.status == _OK and isinstance(body, dict) else self._answered(answer)
+
+    def _answered(self, answer: Answer) -> Answered:
+        # Pages that show errors may show the request's headers: what is answered is stored.
+        text = answer.body.decode(errors="replace").replace(self._bearer, "Bearer [...]")
+        return Answered(answer.status, text, _retry_after_s(answer))
 
 
 @define(eq=False)
@@ -128,6 +135,8 @@ class HttpRiskLedger:
         account = call.body.get("account")
         if isinstance(account, str) and account.startswith(ALIAS_PREFIX):
             did = await self.target.did_of(account.removeprefix(ALIAS_PREFIX))
+            if isinstance(did, Answered):
+                return did  # a refusal is one, whichever of the two requests it answers
             if isinstance(did, Unanswered):
                 return evolve(did, sent=False)
             call = evolve(call, body={**call.body, "account": did})

@@ -36,7 +36,12 @@ from clawsettle.config.settings import (
     TargetSettings,
     netting_defaults,
 )
-from clawsettle.config.targets import TargetAddress, given_target, target_addresses
+from clawsettle.config.targets import (
+    TargetAddress,
+    configured_targets,
+    given_target,
+    target_addresses,
+)
 
 __all__ = [
     "Address",
@@ -59,6 +64,7 @@ __all__ = [
     "StripeSettings",
     "TargetAddress",
     "TargetSettings",
+    "configured_targets",
     "describe",
     "given_target",
     "http_ledger_problems",

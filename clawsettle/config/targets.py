@@ -32,6 +32,12 @@ def target_addresses(settings: Settings) -> Mapping[Target, TargetAddress]:
     }
 
 
+def configured_targets(settings: Settings) -> frozenset[Target]:
+    """Return the targets that can be told: those with an address, and the embedded ledger."""
+    embedded = {Target.LEDGER} if settings.ledger.mode == "embedded" else set()
+    return frozenset(target_addresses(settings)) | embedded
+
+
 def given_target(settings: Settings, target: Target) -> tuple[str | None, Sequence[Secret]]:
     """Return the base URL and the keys of a target, as far as they are set. Source: loss-events 1.
 

@@ -48,6 +48,11 @@ app.command(
     help="Prove the embedded ledger's books, and export them.",
 )
 app.command(
+    "clawsettle.daemon.loss_commands:loss_events_app",
+    name="loss-events",
+    help="Look at loss events and at what targets were told, attempt it again, take it back.",
+)
+app.command(
     "clawsettle.daemon.netting_commands:netting_app",
     name="netting",
     help="Net the payouts that are paid, and look at the runs.",

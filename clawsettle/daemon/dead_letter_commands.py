@@ -1,15 +1,21 @@
 """The commands ``clawsettle dead-letters list | show | requeue | discard``."""
 
-import getpass
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from cyclopts import App, Parameter
-from cyclopts.validators import Number
 
+from clawsettle.daemon.operating import (
+    ByOption,
+    EverythingOption,
+    MostOption,
+    WhyOption,
+    note,
+    print_actions,
+    with_daemon,
+)
 from clawsettle.daemon.terminal import (
     DEFAULT_STATE_DIR,
     EXIT_FAILED,
@@ -19,22 +25,21 @@ from clawsettle.daemon.terminal import (
     StateDirOption,
     complain,
     fail,
-    guarded,
     print_json,
     print_table,
 )
 
 if TYPE_CHECKING:
-    from clawsettle.daemon.dead_letters import Action, DeadLetterWindow, Letter
+    from clawsettle.daemon.answers import Json
+    from clawsettle.daemon.dead_letters import Action, DeadLetterWindow
 
 dead_letters_app = App(name="dead-letters")
 
 _COLUMNS = ("id", "state", "blame", "code", "attempts", "dead_at", "reason")
 _DONE = {"requeue": "requeued", "discard": "discarded"}
 
+T = TypeVar("T")
 IdsArgument = Annotated[str, Parameter(help="As `list` shows them: settlement:evt_1.")]
-WhyOption = Annotated[str, Parameter(help="The reason, kept with the row; at most 500 characters.")]
-ByOption = Annotated[str | None, Parameter(help="Who does it; your user name by default.")]
 
 
 @dead_letters_app.command(name="list")
@@ -42,25 +47,21 @@ def list_letters(
     *,
     state: Annotated[Literal["dead", "discarded", "any"], Parameter(help="Which ones.")] = "dead",
     kind: Annotated[str | None, Parameter(help="Only this kind, such as settlement.")] = None,
-    limit: Annotated[int, Parameter(validator=Number(gte=1), help="The most to show.")] = 50,
-    everything: Annotated[
-        bool, Parameter(name="--all", negative="", help="Show all, however many there are.")
-    ] = False,
+    limit: MostOption = 50,
+    everything: EverythingOption = False,
     base_url: BaseUrlOption = None,
     state_dir: StateDirOption = DEFAULT_STATE_DIR,
     json: JsonOption = False,
 ) -> None:
     """Show dead letters, newest first."""
+    from clawsettle.daemon.answers import gathered
 
-    def act(window: "DeadLetterWindow") -> "tuple[list[Letter], bool]":
-        letters: list[Letter] = []
-        more = False
-        for page in window.pages(state=state, kind=kind, most=None if everything else limit):
-            letters += page.letters
-            more = page.next_cursor is not None
-        return letters, more
-
-    letters, more = _with_window(state_dir, base_url, act)
+    most = None if everything else limit
+    letters, more = _with_window(
+        state_dir,
+        base_url,
+        lambda window: gathered(window.pages(state=state, kind=kind, most=most)),
+    )
     if json:
         print_json({"dead_letters": letters})
     elif not letters:
@@ -91,10 +92,7 @@ def show(
     if payload is not None:
         print("\npayload")
         print_json(payload)
-    if actions:
-        columns = ("at", "action", "actor", "by", "why")
-        print()
-        print_table(columns, [tuple(one.get(name, "") for name in columns) for one in actions])
+    print_actions(actions)
 
 
 @dead_letters_app.command
@@ -119,7 +117,7 @@ def requeue(
     _change(
         "requeue",
         None if everything else ids,
-        _note(why, by),
+        note(why, by),
         state_dir,
         base_url,
         json=json,
@@ -141,29 +139,29 @@ def discard(
 
     Exit code 1 when one of them refused.
     """
-    _change("discard", (letter_id, *ids), _note(why, by), state_dir, base_url, json=json)
+    _change("discard", (letter_id, *ids), note(why, by), state_dir, base_url, json=json)
 
 
 def _change(
     action: "Action",
     ids: tuple[str, ...] | None,
-    note: Mapping[str, str],
+    said: Mapping[str, str],
     state_dir: Path,
     base_url: str | None,
     *,
     json: bool,
 ) -> None:
     """Do the same to each of these, or page by page to all that are dead, telling of each."""
-    from clawsettle.daemon.dead_letters import LetterRefused
+    from clawsettle.daemon.answers import DaemonRefused
 
-    done: list[Letter] = []
+    done: list[Json] = []
     failed: list[Mapping[str, str]] = []
 
     def act(window: "DeadLetterWindow") -> None:
-        everything = ([one["id"] for one in page.letters] for page in window.pages(state="dead"))
+        everything = ([one["id"] for one in page.rows] for page in window.pages(state="dead"))
         for batch in everything if ids is None else [ids]:
-            for letter_id, outcome in window.change(batch, action, note):
-                if isinstance(outcome, LetterRefused):
+            for letter_id, outcome in window.change(batch, action, said):
+                if isinstance(outcome, DaemonRefused):
                     complain(f"{letter_id}: {outcome.message} ({outcome.code})")
                     failed.append({"id": letter_id, "code": outcome.code, "error": outcome.message})
                     continue
@@ -180,27 +178,10 @@ def _change(
         sys.exit(EXIT_FAILED)
 
 
-def _note(why: str, by: str | None) -> dict[str, str]:
-    try:
-        named = by or getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        # A user id without a name, as in some containers: the key still says who it was.
-        return {"why": why}
-    return {"why": why, "by": named}
-
-
 def _with_window(
-    state_dir: Path, base_url: str | None, act: "Callable[[DeadLetterWindow], Any]"
-) -> Any:
+    state_dir: Path, base_url: str | None, act: "Callable[[DeadLetterWindow], T]"
+) -> T:
     """Return what ``act`` makes of a daemon's dead letters, or print why not and exit."""
-    from clawsettle.config import load
-    from clawsettle.daemon.dead_letters import open_window
-    from clawsettle.daemon.state_dir import locate
+    from clawsettle.daemon.dead_letters import DeadLetterWindow
 
-    def whole() -> Any:
-        settings = load(None, environ=os.environ).settings
-        facts = locate(state_dir, settings, base_url=base_url, ledger_base_url=None)
-        with open_window(facts) as window:
-            return act(window)
-
-    return guarded(whole)
+    return with_daemon(state_dir, base_url, lambda daemon: act(DeadLetterWindow(daemon)))

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from clawsettle.actors.circuit_breaker import CircuitBreaker
 from clawsettle.actors.ledger_keeper import LedgerKeeper
-from clawsettle.actors.loss_fanout import LossFanout, finishing
+from clawsettle.actors.loss_fanout import LossFanout, finishing, looking
 from clawsettle.actors.loss_lane import LossLane, Noted
 from clawsettle.actors.loss_watch import LossWatch
 from clawsettle.actors.risk_ledger import EmbeddedRiskLedger
@@ -25,7 +25,7 @@ from clawsettle.storage.loss_deliveries import LeasedDelivery, LossDeliveries
 from clawsettle.storage.loss_events import LossEvents
 
 BATCH_MAX = 256
-_FINISHING_MAX = 100_000
+_ATTEMPTS_MAX = 100_000
 
 
 @frozen(eq=False)
@@ -49,7 +49,8 @@ def assemble_losses(
     """
     configured = settings.loss_events
     deliveries = LossDeliveries(database, configured.lease_s)
-    finished = finishing(deliveries, BATCH_MAX, _FINISHING_MAX)
+    finished = finishing(deliveries, BATCH_MAX, _ATTEMPTS_MAX)
+    escrows = looking(deliveries, BATCH_MAX, _ATTEMPTS_MAX)
     over_http = {
         target: _over_http(settings, address)
         for target, address in target_addresses(settings).items()
@@ -65,6 +66,7 @@ def assemble_losses(
             client,
             deliveries,
             finished,
+            escrows,
             RetryPolicy(
                 configured.retry_base_s,
                 configured.retry_max_s,
@@ -83,6 +85,7 @@ def assemble_losses(
         LossEvents(database, configured.lease_s),
         deliveries,
         finished,
+        escrows,
         lanes,
         BATCH_MAX,
         configured.mailbox_max,
@@ -92,7 +95,7 @@ def assemble_losses(
         for client in over_http.values():
             client.close()
 
-    return LossParts(fanout, LossWatch(deliveries, configured.alert_after_s), close)
+    return LossParts(fanout, LossWatch(deliveries, clients.keys(), configured.alert_after_s), close)
 
 
 def _over_http(settings: Settings, address: TargetAddress) -> HttpRiskTarget:

@@ -71,13 +71,19 @@ class Standing:
         }
 
 
-def standing_of(groups: Iterable[Group]) -> Standing:
+def standing_of(groups: Iterable[Group], *, is_configured: bool) -> Standing:
     """Return how the target of these groups stands."""
     alerts: Counter[Alert] = Counter()
     open_count = dead_count = 0
     oldest_due_s = 0.0
     for group in groups:
-        alert = alert_of(group.state, group.http_status, group.code, is_old=group.is_old)
+        alert = alert_of(
+            group.state,
+            group.http_status,
+            group.code,
+            is_configured=is_configured,
+            is_old=group.is_old,
+        )
         if alert is not None:
             alerts[alert] += group.delivery_count
         if group.state.is_open:
@@ -90,13 +96,19 @@ def standing_of(groups: Iterable[Group]) -> Standing:
 
 
 def alert_of(
-    state: DeliveryState, http_status: int | None, code: str | None, *, is_old: bool
+    state: DeliveryState,
+    http_status: int | None,
+    code: str | None,
+    *,
+    is_configured: bool,
+    is_old: bool,
 ) -> Alert | None:
     """Return why somebody should look at a delivery; None when nobody need.
 
-    ``is_old``: it has been open for longer than ``[loss_events] alert_after_s``.
+    ``is_configured``: its target is. ``is_old``: it has been open for longer than ``[loss_events]
+    alert_after_s``.
     """
-    if state is DeliveryState.WAITING:
+    if state.is_open and not is_configured:
         return Alert.UNCONFIGURED
     if state is DeliveryState.DEAD:
         return Alert.REFUSED

@@ -202,9 +202,10 @@ def _read_success(sent: Sent, answer: Answered, body: Mapping[str, Any] | None) 
 
 
 def _fault_of_success(sent: Sent, body: Mapping[str, Any]) -> str | None:
-    if body.get("error") or body.get("ok", True) is not True:
-        return "it reports an error"
     name = _NAMES.get(sent.target)
+    has_code = name is None and isinstance(body.get("code"), str)
+    if body.get("error") or has_code or body.get("ok", True) is not True:
+        return "it reports an error"
     named = body.get(name) if name else {}
     if name and not named:
         return f"it names no {name}"

@@ -160,7 +160,8 @@ class LossEvent:
 class Delivery:
     """One telling of one target, as stored; instants are UTC.
 
-    ``attempts`` counts since it was recorded or requeued, as ``opened_at`` says when that was.
+    ``attempts`` counts since it was recorded or requeued, as ``opened_at`` says when that was; or
+    when it was first taken up, if it waited for its target to be configured.
     While it is open ``due_at`` is when it may be claimed: the end of its lease, if it has one.
     ``in_doubt`` says that the target may have acted on an attempt without our knowing.
     ``is_shared``: the escrow's hold was there already for another event of ours (apply), or stays

@@ -3,7 +3,8 @@
 Source: loss-events contract section 4; 10 (4, 5, 6, 7).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 
 from attrs import frozen
@@ -18,15 +19,18 @@ _TAKES_MONEY = (Target.LEDGER, Target.ESCROW, Target.CLAWINCOME)
 _RELEASES_UNSEEN = frozenset({Target.LEDGER, Target.ESCROW, Target.CLAWBOUNTIES})
 
 
-def not_ready(applies: Iterable[Delivery]) -> list[Target]:
+def not_ready(
+    applies: Iterable[Delivery], configured: Collection[Target], at: datetime
+) -> list[Target]:
     """Return the targets that keep an event from being resolved: those that can still be told.
 
-    One that only waits for its target to be configured keeps nobody: nobody is being told.
+    One that is not among the ``configured`` keeps nobody, but while it is being told: while its
+    lease runs, at ``at``.
     """
     return [
         one.target
         for one in applies
-        if one.lease_token is not None or (one.state.is_open and one.state is not _WAITING)
+        if (one.state.is_open and one.target in configured) or _is_leased(one, at)
     ]
 
 
@@ -38,7 +42,8 @@ def taken_back(applies: Iterable[Delivery]) -> list[Target]:
     told = {
         one.target
         for one in applies
-        if one.state is DeliveryState.FORWARDED or (one.in_doubt and one.target in _RELEASES_UNSEEN)
+        if one.state is DeliveryState.FORWARDED
+        or (_may_have_acted(one) and one.target in _RELEASES_UNSEEN)
     }
     return [target for target in Target if target in told and target is not Target.CLAWINSURE]
 
@@ -50,7 +55,7 @@ def unseen(applies: Iterable[Delivery]) -> set[Target]:
 
 def is_canceled(apply: Delivery) -> bool:
     """Return whether resolving its event ends an apply delivery that was not delivered."""
-    return apply.state in {_WAITING, DeliveryState.DEAD}
+    return apply.state.is_open or apply.state is DeliveryState.DEAD
 
 
 @frozen
@@ -119,6 +124,15 @@ def _residual(
     )
 
 
+def _is_leased(one: Delivery, at: datetime) -> bool:
+    return one.lease_token is not None and one.due_at is not None and one.due_at > at
+
+
+def _may_have_acted(one: Delivery) -> bool:
+    """Whether a target may have acted unseen: who let a lease run out may have sent."""
+    return one.in_doubt or one.lease_token is not None
+
+
 class Step(Enum):
     """What to do about an escrow whose one hold may serve several of our events."""
 
@@ -139,30 +153,51 @@ def join_step(others: Sequence[Delivery]) -> Step:
     return Step.WAIT if _undecided(others) else Step.GO_ON
 
 
-def release_step(release: Delivery, others: Sequence[Delivery]) -> Step:
+def apply_step(apply: Delivery, others: Sequence[Delivery]) -> Step:
+    """Return what to do about an apply: WAIT while the hold is being released for another event.
+
+    That release may be on its way to the escrow, and would lift the hold of this one. One in doubt
+    GOes ON, as releases wait for it.
+    """
+    is_releasing = any(one.operation is Operation.RESOLVE for one in _undecided(others))
+    return Step.WAIT if is_releasing and not apply.in_doubt else Step.GO_ON
+
+
+def release_step(
+    release: Delivery, others: Sequence[Delivery], *, may_be_absent: bool = False
+) -> Step:
     """Return what to do about a release: SHARE when the hold has to stay for another event.
 
-    A release that is repeated may have lifted the hold before, and another event may have it since:
-    it WAITs while one is being applied, so as not to lift that one.
+    A hold that was never there for certain, or may have been lifted before, by this release or by
+    another, may be another event's by now: it WAITs while one is being applied that is to stay.
     """
     if _holders(others):
         return Step.SHARE
-    is_applying = any(one.operation is Operation.APPLY for one in _undecided(others))
-    return Step.WAIT if release.in_doubt and is_applying else Step.GO_ON
+    leaving = _leaving(others)
+    is_applying = any(
+        one.operation is Operation.APPLY and one.loss_event_id not in leaving
+        for one in _undecided(others)
+    )
+    may_be_anothers = may_be_absent or release.in_doubt or bool(leaving)
+    return Step.WAIT if may_be_anothers and is_applying else Step.GO_ON
 
 
-def _holders(others: Sequence[Delivery]) -> set[str]:
-    """Return the events that have a hold and have not begun to let go of it."""
-    leaving = {
+def _leaving(others: Sequence[Delivery]) -> set[str]:
+    """Return the events that have begun to let go of a hold."""
+    return {
         one.loss_event_id
         for one in others
         if one.operation is Operation.RESOLVE and one.last_attempted_at is not None
     }
+
+
+def _holders(others: Sequence[Delivery]) -> set[str]:
+    """Return the events that have a hold and have not begun to let go of it."""
     return {
         one.loss_event_id
         for one in others
         if one.operation is Operation.APPLY and one.state is DeliveryState.FORWARDED
-    } - leaving
+    } - _leaving(others)
 
 
 def _undecided(others: Sequence[Delivery]) -> list[Delivery]:
@@ -181,5 +216,4 @@ def _is_undecided(one: Delivery) -> bool:
     return one.lease_token is not None or one.in_doubt
 
 
-_WAITING = DeliveryState.WAITING
 _OVER = frozenset({DeliveryState.FORWARDED, DeliveryState.NOT_APPLICABLE})

@@ -42,19 +42,19 @@ class Canceled:
     """Its loss event is resolved, so it need not be delivered any more."""
 
 
-_ATTEMPTED: dict[type[object], DeliveryState] = {
+_FROM_OPEN: dict[type[object], DeliveryState] = {
     Delivered: DeliveryState.FORWARDED,
     NothingToDo: DeliveryState.NOT_APPLICABLE,
     TriedInVain: DeliveryState.FAILED,
     RefusedForGood: DeliveryState.DEAD,
     GaveUp: DeliveryState.DEAD,
+    Canceled: DeliveryState.CANCELED,
 }
 
 TRANSITIONS: Mapping[DeliveryState, Mapping[type[object], DeliveryState]] = {
-    DeliveryState.PENDING: _ATTEMPTED | {Withheld: DeliveryState.PENDING},
-    DeliveryState.WAITING: _ATTEMPTED
-    | {Withheld: DeliveryState.PENDING, Canceled: DeliveryState.CANCELED},
-    DeliveryState.FAILED: _ATTEMPTED | {Withheld: DeliveryState.FAILED},
+    DeliveryState.PENDING: _FROM_OPEN | {Withheld: DeliveryState.PENDING},
+    DeliveryState.WAITING: _FROM_OPEN | {Withheld: DeliveryState.PENDING},
+    DeliveryState.FAILED: _FROM_OPEN | {Withheld: DeliveryState.FAILED},
     DeliveryState.FORWARDED: {},
     DeliveryState.NOT_APPLICABLE: {Requeued: DeliveryState.PENDING},
     DeliveryState.DEAD: {

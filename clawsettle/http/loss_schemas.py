@@ -3,13 +3,13 @@
 Source: loss-events contract section 2; 10 (6, 7, 11, 15).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 from attrs import frozen
 
-from clawsettle.config import Settings, target_addresses
+from clawsettle.config import Settings, configured_targets, target_addresses
 from clawsettle.domain.loss_alerts import Alert, alert_of
 from clawsettle.domain.loss_calls import path_of
 from clawsettle.domain.loss_events import (
@@ -218,10 +218,12 @@ class OutboxView:
     """How deliveries are shown: with where each is sent by now, and why to look at it.
 
     ``base_urls`` are those of the targets that are reached over HTTP; the others show the path
-    alone. One that has been open for ``alert_after_s`` seconds, by this daemon's clock, is late.
+    alone. What is open for a target that is not among the ``configured`` waits for that. One that
+    has been open for ``alert_after_s`` seconds, by this daemon's clock, is late.
     """
 
     base_urls: Mapping[Target, str]
+    configured: Collection[Target]
     alert_after_s: float
 
     def entries(self, deliveries: Iterable[Delivery]) -> list[dict[str, object]]:
@@ -235,6 +237,7 @@ class OutboxView:
             delivery.state,
             delivery.last_http_status,
             delivery.last_error_code,
+            is_configured=delivery.target in self.configured,
             is_old=(now - delivery.opened_at).total_seconds() > self.alert_after_s,
         )
         return {
@@ -248,5 +251,6 @@ def outbox_view(settings: Settings) -> OutboxView:
     addresses = target_addresses(settings)
     return OutboxView(
         {target: address.base_url for target, address in addresses.items()},
+        configured_targets(settings),
         settings.loss_events.alert_after_s,
     )

@@ -74,14 +74,20 @@ class LossDeliveries:
         return await self._lease("lock_due", str(target), limit)
 
     async def claim_open(
-        self, event_id: str, operation: Operation, targets: Collection[Target], *, force: bool
+        self,
+        event_id: str,
+        operation: Operation,
+        targets: Collection[Target],
+        limit: int,
+        *,
+        force: bool,
     ) -> list[LeasedDelivery]:
-        """Lease those deliveries of an event that may be attempted; ``force``: before their time.
+        """Lease up to ``limit`` deliveries of an event to any of these targets that are due.
 
-        A live lease of somebody else is never taken.
+        ``force``: also before their time. A live lease of somebody else is never taken.
         """
         rows = await self.database.fetch(
-            _SQL["open_ids"], event_id, str(operation), _words(targets)
+            _SQL["open_ids"], event_id, str(operation), _words(targets), force, limit
         )
         return await self._lease("lock_open", _ids(rows), force)
 
@@ -99,6 +105,14 @@ class LossDeliveries:
         lost is missing from the answer and unchanged.
         """
         return await self.database.transaction(lambda transaction: _finish(transaction, finished))
+
+    async def others_at_escrows(self, leased: Sequence[LeasedDelivery]) -> list[list[Delivery]]:
+        """Return for each the deliveries to its escrow of all events but its own, as they are."""
+        escrow_ids = sorted({one.delivery.escrow_id or "" for one in leased})
+        told: dict[str | None, list[Delivery]] = defaultdict(list)
+        for row in await self.database.fetch(_SQL["at_escrows"], escrow_ids):
+            told[row["escrow_id"]].append(read_delivery(row))
+        return [_others(one, told[one.delivery.escrow_id]) for one in leased]
 
     async def under_escrow(
         self,
@@ -121,10 +135,8 @@ class LossDeliveries:
             held = await transaction.fetch(_SQL["held"], delivery.delivery_id, delivery.lease_token)
             if not held:
                 raise LeaseLost("the delivery is not leased to the caller any more")
-            others = await transaction.fetch(
-                _SQL["others_at_escrow"], escrow_id, leased.event.loss_event_id
-            )
-            result = decide([read_delivery(row) for row in others])
+            rows = await transaction.fetch(_SQL["at_escrows"], [escrow_id])
+            result = decide(_others(leased, map(read_delivery, rows)))
             if result is None:
                 return None
             if not await _finish(transaction, [(leased, result)]):
@@ -274,11 +286,19 @@ async def _requeueable(transaction: Transaction, request: RequeueRequest) -> lis
     elif request.loss_event_id is not None:
         rows = await transaction.fetch(_SQL["ended_of_event"], request.loss_event_id)
     else:
-        rows = await transaction.fetch(_SQL["dead_at_target"], str(request.target), request.limit)
+        operation = request.operation and str(request.operation)
+        rows = await transaction.fetch(
+            _SQL["dead_at_target"], str(request.target), operation, request.limit
+        )
     wanted = {"operation": request.operation, "target": request.target}
     asked = {name: str(word) for name, word in wanted.items() if word is not None}
     fitting = [row for row in rows if all(row[name] == word for name, word in asked.items())]
     return fitting[: request.limit]
+
+
+def _others(leased: LeasedDelivery, at_escrow: Iterable[Delivery]) -> list[Delivery]:
+    own = leased.event.loss_event_id
+    return [one for one in at_escrow if one.loss_event_id != own]
 
 
 def _ids(rows: Iterable[Row]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import trio
 
+from clawsettle.actors.supervisor import Intensity
 from clawsettle.domain.errors import ConflictError, NotFoundError
 from clawsettle.domain.loss_events import (
     Delivery,
@@ -317,3 +318,102 @@ async def test_a_release_and_an_apply_in_doubt_do_not_wait_for_each_other(
         assert release.state is DeliveryState.FORWARDED
         apply = await hurry(second, Operation.APPLY, done)
         assert (apply.state, apply.is_shared) == (DeliveryState.FORWARDED, False)
+
+
+async def test_a_target_whose_address_is_taken_away_keeps_no_event(database_url: str) -> None:
+    async with open_targets() as targets:
+        targets.script[Target.CLAWINCOME] = answer(503, {})
+        async with open_house(database_url, loss_settings(targets)) as house:
+            await fund(house)
+            recorded = await house.parts.losses.fanout.record(loss())
+            await settled(house.database, recorded.event)
+        without = loss_settings(targets, without=[Target.CLAWINCOME])
+        async with open_house(database_url, without) as house:
+            await house.parts.losses.fanout.resolve(resolve(recorded.event))
+            await settled(house.database, recorded.event, Operation.RESOLVE)
+            found = await deliveries(house.database, recorded.event)
+            assert found[Target.CLAWINCOME].state is DeliveryState.CANCELED
+            assert found[Target.CLAWINCOME].in_doubt
+
+
+async def test_what_is_dead_for_one_operation_is_found_behind_that_of_the_other(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        refused = answer(409, {"error": "CONFLICT", "message": "no"})
+        first = await fanout.record(loss("k1", targets=["clawbounties"], metadata=NAMED))
+        await settled(house.database, first.event)
+        targets.script[Target.CLAWBOUNTIES] = refused
+        await fanout.resolve(resolve(first.event))
+        await settled(house.database, first.event, Operation.RESOLVE)
+        second = await fanout.record(loss("k2", targets=["clawbounties"], metadata=NAMED))
+        await settled(house.database, second.event)
+        request = RequeueRequest(Operation.APPLY, Target.CLAWBOUNTIES, None, None, 1)
+        (back,) = await fanout.requeue(request, OPERATOR)
+        assert back.loss_event_id == second.event.loss_event_id
+
+
+async def test_an_escrow_that_is_being_released_is_not_held_for_another_event_meanwhile(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        named = {"targets": ["escrow"], "metadata": {"escrow_id": "esc_1"}}
+        slow = trio.Event()
+        targets.script[Target.ESCROW] = [answer(200, {"risk_hold": {"id": "rh_1"}}), slow]
+        first = await fanout.record(loss("k1", **named))
+        await settled(house.database, first.event)
+        await fanout.resolve(resolve(first.event))
+        await until(lambda: len(targets.asked) == 2)
+        second = await fanout.record(loss("k2", **named))
+        found = await settled(house.database, second.event)
+        assert found[Target.ESCROW].last_error_code == "ESCROW_BUSY"
+        assert not found[Target.ESCROW].in_doubt
+        assert len(targets.asked) == 2
+        slow.set()
+        await settled(house.database, first.event, Operation.RESOLVE)
+        request = RetryRequest(Operation.APPLY, 25, second.event.loss_event_id, force=True)
+        assert (await fanout.retry(request, budget=trio.fail_after(5))).forwarded == 1
+
+
+async def test_after_a_crash_everything_goes_on_and_no_seat_is_lost(database_url: str) -> None:
+    options = {"lease_s": 3.0, "attempt_timeout_s": 1.0, "poll_s": 0.1}
+    async with open_fanout(database_url, **options) as (house, fanout, targets):
+        await fund(house)
+        for supervised in house.parts.actors:
+            supervised.intensity = Intensity(restarts_max=1000)  # however slow this machine is
+        lane = fanout.lanes[Target.CLAWINCOME]
+        targets.script[Target.CLAWINCOME] = [trio.Event()]
+        first = await fanout.record(loss("k1"))
+        await until(lambda: len(targets.keys(Target.CLAWINCOME)) == 1)
+        await house.database.fetch("ALTER TABLE loss_delivery RENAME TO hidden")
+        await until(lambda: lane.statistics()["under_way"] == 0)
+        await house.database.fetch("ALTER TABLE hidden RENAME TO loss_delivery")
+        second = await fanout.record(loss("k2"))
+        for event in (first.event, second.event):
+            await until_status(house.database, event, "forwarded")
+        assert len(set(targets.keys(Target.CLAWINCOME))) == 2
+
+        def free_count() -> int:
+            with lane.reserve(48) as seats:
+                return seats.count
+
+        await until(lambda: free_count() == 48)  # but while a claim has set some aside
+
+
+async def test_no_more_deliveries_are_tried_again_than_were_asked_for(database_url: str) -> None:
+    async with open_fanout(database_url, retry_base_s=3600, retry_max_s=3600) as (
+        house,
+        fanout,
+        targets,
+    ):
+        await fund(house)
+        for target in (Target.CLAWINCOME, Target.CLAWINSURE):
+            targets.script[target] = [answer(500, {})]
+        recorded = await fanout.record(loss())
+        await settled(house.database, recorded.event)
+        for force, attempted in ((False, 0), (True, 1), (True, 1), (True, 0)):
+            request = RetryRequest(Operation.APPLY, 1, recorded.event.loss_event_id, force=force)
+            summary = await fanout.retry(request, budget=trio.fail_after(5))
+            assert summary.attempted == attempted

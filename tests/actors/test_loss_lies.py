@@ -2,10 +2,23 @@
 
 import pytest
 import trio
+from attrs import evolve
 
+from clawsettle.actors.circuit_breaker import Circuit
+from clawsettle.config import Secret
 from clawsettle.domain.loss_events import DeliveryState, Target
 from clawsettle.sandbox.http1 import Reply
-from tests.losses import Script, answer, fund, loss, open_fanout, settled
+from tests.house import open_house
+from tests.losses import (
+    Script,
+    answer,
+    fund,
+    loss,
+    loss_settings,
+    open_fanout,
+    settled,
+    until,
+)
 
 BAD = DeliveryState.FAILED
 DEAD = DeliveryState.DEAD
@@ -66,3 +79,48 @@ async def test_whatever_a_target_says_is_stored_and_holds_up_no_other(
         assert found[Target.LEDGER].state is DONE
         assert found[Target.CLAWINSURE].state is DONE
         assert len(targets.keys(Target.CLAWINCOME)) == 1
+
+
+async def test_a_wait_that_a_target_asks_for_is_kept_though_others_are_answered(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        lane = fanout.lanes[Target.CLAWINCOME]
+        slow = trio.Event()
+        targets.script[Target.CLAWINCOME] = [slow, answer(429, {}, retry_after="3600")]
+        first = await fanout.record(loss("k1"))
+        await until(lambda: len(targets.keys(Target.CLAWINCOME)) == 1)
+        second = await fanout.record(loss("k2"))
+        await until(lambda: lane.breaker.state is Circuit.OPEN)
+        slow.set()
+        found = await settled(house.database, first.event)
+        assert found[Target.CLAWINCOME].state is DONE
+        found = await settled(house.database, second.event)
+        assert found[Target.CLAWINCOME].state is BAD
+        assert lane.breaker.state is Circuit.OPEN
+
+
+async def test_a_key_that_a_target_shows_is_stored_nowhere(database_url: str) -> None:
+    async with open_fanout(database_url) as (house, fanout, targets):
+        await fund(house)
+        targets.script[Target.CLAWINCOME] = lambda request: raw(500, repr(request.headers).encode())
+        recorded = await fanout.record(loss())
+        found = await settled(house.database, recorded.event)
+        message = found[Target.CLAWINCOME].last_error_message
+        assert message is not None
+        assert "Bearer [...]" in message
+        assert "clawincome_key" not in message
+
+
+async def test_a_call_that_cannot_be_made_is_judged_like_others(database_url: str) -> None:
+    nowhere = Secret("key"), f"http://{'x' * 64}.example"  # no name of a host is that long
+    configured = loss_settings()
+    targets = evolve(
+        configured.targets, clawincome_keys=nowhere[:1], clawincome_base_url=nowhere[1]
+    )
+    async with open_house(database_url, evolve(configured, targets=targets)) as house:
+        recorded = await house.parts.losses.fanout.record(loss(targets=["clawincome"]))
+        found = await settled(house.database, recorded.event)
+        assert found[Target.CLAWINCOME].state is BAD
+        assert found[Target.CLAWINCOME].last_error_code == "CALL_FAILED"

@@ -111,6 +111,8 @@ class Parties:
 
     def _shown(self) -> Reply:
         """What the ledger has for the event when it is asked about a contest."""
+        if self.case.behaviour.endswith("answers no look"):
+            return answer(500, {})
         hold = _hold(FIRST, self.case.operation)
         if not self.case.behaviour.endswith("as it was asked for"):
             hold["amount_minor"] = str(AMOUNT_MINOR + 1)

@@ -34,6 +34,7 @@ def _config(folder: Path, text: str = "") -> str:
         ("send",),
         ("sandbox",),
         ("dead-letters",),
+        ("loss-events",),
         ("ledger",),
         ("ledger", "verify"),
         ("ledger", "export"),

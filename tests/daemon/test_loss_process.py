@@ -174,8 +174,8 @@ async def test_sigterm_stores_what_is_answered_in_time_and_waits_for_no_target_t
 ) -> None:
     slowly = {
         "CLAWSETTLE_DAEMON__DRAIN_S": str(DRAIN_S),
-        "CLAWSETTLE_LOSS_EVENTS__ATTEMPT_TIMEOUT_S": "4.9",
-        "CLAWSETTLE_LOSS_EVENTS__LEASE_S": "10",
+        "CLAWSETTLE_LOSS_EVENTS__ATTEMPT_TIMEOUT_S": "2.9",
+        "CLAWSETTLE_LOSS_EVENTS__LEASE_S": "6",
     }
     async with open_scene(tmp_path, database_url) as scene:
         async with scene.starting(**slowly) as daemon:

@@ -31,7 +31,8 @@ def test_a_failed_delivery_is_told_of_by_its_cause_or_once_it_is_old(
     http_status: int | None, code: str | None, cause: Alert | None, *, is_old: bool
 ) -> None:
     expected = cause or (Alert.LATE if is_old else None)
-    assert alert_of(S.FAILED, http_status, code, is_old=is_old) is expected
+    told = alert_of(S.FAILED, http_status, code, is_configured=True, is_old=is_old)
+    assert told is expected
 
 
 @pytest.mark.parametrize("is_old", [False, True])
@@ -39,9 +40,10 @@ def test_a_failed_delivery_is_told_of_by_its_cause_or_once_it_is_old(
 def test_the_other_states_are_told_of_whatever_their_last_error(
     http_status: int | None, code: str | None, *, is_old: bool
 ) -> None:
+    late = Alert.LATE if is_old else None
     told = {
-        S.PENDING: Alert.LATE if is_old else None,
-        S.WAITING: Alert.UNCONFIGURED,
+        S.PENDING: late,
+        S.WAITING: late,
         S.DEAD: Alert.REFUSED,
         S.FORWARDED: None,
         S.NOT_APPLICABLE: None,
@@ -49,4 +51,13 @@ def test_the_other_states_are_told_of_whatever_their_last_error(
     }
     assert told.keys() | {S.FAILED} == set(S)
     for state, alert in told.items():
-        assert alert_of(state, http_status, code, is_old=is_old) is alert
+        found = alert_of(state, http_status, code, is_configured=True, is_old=is_old)
+        assert found is alert
+
+
+@pytest.mark.parametrize("state", S)
+def test_what_is_open_for_a_target_that_is_not_configured_is_told_of(state: S) -> None:
+    expected = Alert.UNCONFIGURED if state.is_open else None
+    if state is S.DEAD:
+        expected = Alert.REFUSED
+    assert alert_of(state, 503, UPSTREAM_ERROR, is_configured=False, is_old=True) is expected

@@ -1,5 +1,6 @@
 """Taking a loss event back: when, from whom, what remains, and whose an escrow's hold is."""
 
+from datetime import timedelta
 from itertools import product
 from typing import Any
 
@@ -12,6 +13,7 @@ from clawsettle.domain.loss_events import Delivery, DeliveryState, Operation, Ta
 from clawsettle.domain.loss_resolutions import (
     Residual,
     Step,
+    apply_step,
     is_canceled,
     join_step,
     not_ready,
@@ -25,7 +27,7 @@ from tests.domain.loss_cases import AT, delivery
 S = DeliveryState
 T = Target
 APPLY, RESOLVE = Operation.APPLY, Operation.RESOLVE
-KEPT_BACK = {S.PENDING, S.FAILED}
+
 MONEY = {T.LEDGER, T.ESCROW, T.CLAWINCOME}
 APPLIES = st.fixed_dictionaries(
     {},
@@ -53,20 +55,33 @@ def release(event_id: str, state: S = S.PENDING, **changes: Any) -> Delivery:
 @pytest.mark.parametrize("state", S)
 def test_an_event_is_not_ready_while_somebody_can_still_be_told(state: S) -> None:
     told, other = delivery(T.LEDGER, S.FORWARDED), delivery(T.CLAWINSURE, state)
-    expected = [T.CLAWINSURE] if state in KEPT_BACK else []
-    assert not_ready([told, other]) == expected
-    if state.is_open:
-        assert not_ready([told, evolve(other, lease_token=1)]) == [T.CLAWINSURE]
+    expected = [T.CLAWINSURE] if state.is_open else []
+    assert not_ready([told, other], list(T), AT) == expected
+
+
+@pytest.mark.parametrize("state", [S.PENDING, S.WAITING, S.FAILED])
+def test_a_target_that_is_not_configured_keeps_nobody_unless_it_is_being_told(state: S) -> None:
+    other = delivery(T.CLAWINSURE, state)
+    assert not_ready([other], {T.LEDGER}, AT) == []
+    later, before = AT + timedelta(seconds=1), AT - timedelta(seconds=1)
+    leased = evolve(other, lease_token=1, due_at=later)
+    assert not_ready([leased], {T.LEDGER}, AT) == [T.CLAWINSURE]
+    assert not_ready([evolve(leased, due_at=before)], {T.LEDGER}, AT) == []
+
+
+def test_who_let_a_lease_run_out_may_have_told_its_target() -> None:
+    left = delivery(T.LEDGER, S.PENDING, lease_token=1, due_at=AT - timedelta(seconds=1))
+    assert taken_back([left]) == [T.LEDGER]
 
 
 @pytest.mark.parametrize("state", S)
 def test_what_was_not_delivered_ends_when_its_event_is_resolved(state: S) -> None:
-    assert is_canceled(delivery(state=state)) is (state in {S.WAITING, S.DEAD})
+    assert is_canceled(delivery(state=state)) is (state.is_open or state is S.DEAD)
 
 
 @given(APPLIES)
 def test_resolving_leaves_no_apply_that_anybody_would_make(applies: list[Delivery]) -> None:
-    if not not_ready(applies):
+    if not not_ready(applies, list(T), AT):
         assert not any(one.state.is_open and not is_canceled(one) for one in applies)
 
 
@@ -169,7 +184,7 @@ def test_residuals_are_in_the_order_of_targets_and_rendered_as_digits() -> None:
 
 @given(APPLIES, st.integers(1, 2**63 - 1))
 def test_once_all_was_taken_back_nothing_remains(applies: list[Delivery], amount: int) -> None:
-    if not_ready(applies):
+    if not_ready(applies, list(T), AT):
         return
     backs = [delivery(target, S.FORWARDED, RESOLVE) for target in taken_back(applies)]
     canceled = [
@@ -179,6 +194,9 @@ def test_once_all_was_taken_back_nothing_remains(applies: list[Delivery], amount
         assert one.residual_minor == 0
         if one.is_uncertain:
             assert one.target in {T.CLAWINSURE, T.CLAWINCOME}
+
+
+LEAVING = release("lse_2", last_attempted_at=AT)
 
 
 def test_a_refused_escrow_that_is_nobodys_of_ours_is_refused() -> None:
@@ -232,6 +250,33 @@ def test_a_repeated_release_waits_while_another_event_may_be_getting_the_hold() 
     ):
         assert release_step(release("lse_1"), [other]) is Step.GO_ON
         assert release_step(release("lse_1", in_doubt=True), [other]) is Step.WAIT
+        assert release_step(release("lse_1"), [other], may_be_absent=True) is Step.WAIT
+        assert release_step(release("lse_1", in_doubt=True), [other, LEAVING]) is Step.GO_ON
+
+
+@pytest.mark.parametrize("state", [S.PENDING, S.FAILED, S.FORWARDED])
+def test_the_second_release_of_a_hold_waits_for_who_may_be_getting_it_anew(state: S) -> None:
+    """The first one may have lifted it: then the second would lift the new one."""
+    first = [applied("lse_2"), release("lse_2", state, last_attempted_at=AT)]
+    new = applied("lse_3", S.PENDING, lease_token=1)
+    assert release_step(release("lse_1"), first) is Step.GO_ON
+    assert release_step(release("lse_1"), [*first, new]) is Step.WAIT
+
+
+def test_an_escrow_is_not_asked_for_a_hold_while_one_is_being_released() -> None:
+    new = applied("lse_1", S.PENDING, lease_token=1)
+    assert apply_step(new, []) is Step.GO_ON
+    assert apply_step(new, [applied("lse_2"), release("lse_2")]) is Step.GO_ON
+    assert apply_step(new, [applied("lse_2"), LEAVING]) is Step.WAIT
+    over = evolve(LEAVING, state=S.FORWARDED, due_at=None)
+    assert apply_step(new, [applied("lse_2"), over]) is Step.GO_ON
+
+
+def test_an_apply_in_doubt_waits_for_no_release_that_waits_for_it() -> None:
+    doubted = applied("lse_1", S.FAILED, in_doubt=True)
+    again = evolve(LEAVING, in_doubt=True)
+    assert release_step(again, [doubted]) is Step.WAIT
+    assert apply_step(doubted, [applied("lse_2"), again]) is Step.GO_ON
 
 
 @given(st.integers(1, 5), st.data())

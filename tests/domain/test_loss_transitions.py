@@ -37,17 +37,18 @@ from tests.domain.loss_cases import delivery
 
 S = DeliveryState
 POLICY = RetryPolicy(base_s=15, max_s=300, attempts_max=5, age_max_s=3600)
-ATTEMPTED = {
+FROM_OPEN = {
     Delivered: S.FORWARDED,
     NothingToDo: S.NOT_APPLICABLE,
     TriedInVain: S.FAILED,
     RefusedForGood: S.DEAD,
     GaveUp: S.DEAD,
+    Canceled: S.CANCELED,
 }
 STEPS: dict[S, dict[type[object], S]] = {
-    S.PENDING: {**ATTEMPTED, Withheld: S.PENDING},
-    S.WAITING: {**ATTEMPTED, Withheld: S.PENDING, Canceled: S.CANCELED},
-    S.FAILED: {**ATTEMPTED, Withheld: S.FAILED},
+    S.PENDING: {**FROM_OPEN, Withheld: S.PENDING},
+    S.WAITING: {**FROM_OPEN, Withheld: S.PENDING},
+    S.FAILED: {**FROM_OPEN, Withheld: S.FAILED},
     S.FORWARDED: {},
     S.NOT_APPLICABLE: {Requeued: S.PENDING},
     S.DEAD: {Requeued: S.PENDING, Canceled: S.CANCELED},
@@ -93,7 +94,7 @@ def test_forwarded_is_never_left() -> None:
 
 
 def test_only_open_deliveries_take_attempts() -> None:
-    takers = {state for state, steps in TRANSITIONS.items() if ATTEMPTED.keys() <= steps.keys()}
+    takers = {state for state, steps in TRANSITIONS.items() if FROM_OPEN.keys() <= steps.keys()}
     assert takers == {state for state in S if state.is_open}
     for state, outcome in product(set(S) - takers, OUTCOMES):
         with pytest.raises(IllegalTransition):

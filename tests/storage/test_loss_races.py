@@ -186,3 +186,15 @@ async def test_what_was_decided_of_an_escrow_without_an_answer_is_not_decided_ag
                 await LossDeliveries(database, LEASE_S).under_escrow(release, decide)
         (found,) = (await deliveries(database, one.event, Operation.RESOLVE)).values()
         assert found.state is DeliveryState.FORWARDED
+
+
+async def test_waiting_for_a_target_to_be_configured_takes_no_time_from_its_attempts(
+    database_url: str,
+) -> None:
+    async with open_database(database_url) as database:
+        await LossEvents(database, LEASE_S).record(
+            [loss(targets=["ledger"])], configured=[], seats=ROOM
+        )
+        await database.fetch("UPDATE loss_delivery SET opened_at = now() - interval '30 days'")
+        (leased,) = await LossDeliveries(database, LEASE_S).claim_due(Target.LEDGER, 1)
+        assert leased.age_s < 60

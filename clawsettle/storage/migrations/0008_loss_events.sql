@@ -103,7 +103,7 @@ COMMENT ON COLUMN loss_delivery.in_doubt IS
 COMMENT ON COLUMN loss_delivery.is_shared IS
     'apply: the escrow was held already for another event of ours; resolve: it stays held for one';
 COMMENT ON COLUMN loss_delivery.opened_at IS
-    'since when attempts are counted: when the row was recorded, or requeued';
+    'since when attempts are counted: when the row was recorded, requeued, or first taken up after waiting';
 
 -- One backlog a target, so that none waits behind the rows of another.
 CREATE INDEX loss_delivery_due ON loss_delivery (target, due_at, delivery_id)

@@ -21,12 +21,16 @@ FOR UPDATE SKIP LOCKED;
 -- name: lease
 -- Lease deliveries that this transaction has locked, with all that is needed to make them; each
 -- lease counts as an attempt. One that was leased before may have been sent by whom it was leased to.
+-- One that waited for its target to be configured begins its life only now.
 -- $1 text[] delivery ids   $2 double precision lease in seconds
 WITH leased AS (
     UPDATE loss_delivery AS d
     SET lease_token = nextval('lease_token'),
         due_at = now() + $2::double precision * interval '1 second',
         attempts = d.attempts + 1,
+        opened_at = CASE
+            WHEN d.state = 'waiting' THEN date_trunc('milliseconds', now()) ELSE d.opened_at
+        END,
         in_doubt = d.in_doubt OR d.lease_token IS NOT NULL,
         last_attempted_at = now()
     WHERE d.delivery_id = ANY ($1::text[])
@@ -58,10 +62,15 @@ ORDER BY d.due_at, d.delivery_id
 LIMIT $3;
 
 -- name: open_ids
--- The open deliveries of an event for an operation to any of these targets.
--- $1 text loss event id   $2 text operation   $3 text[] targets
+-- Those open deliveries of an event for an operation to any of these targets that may be attempted
+-- now, longest due first; with force also before their time. A live lease of somebody else is none.
+-- $1 text loss event id   $2 text operation   $3 text[] targets   $4 boolean force
+-- $5 integer most rows
 SELECT delivery_id FROM loss_delivery
-WHERE loss_event_id = $1 AND operation = $2 AND target = ANY ($3::text[]) AND due_at IS NOT NULL;
+WHERE loss_event_id = $1 AND operation = $2 AND target = ANY ($3::text[]) AND due_at IS NOT NULL
+  AND (due_at <= now() OR ($4::boolean AND lease_token IS NULL))
+ORDER BY due_at, delivery_id
+LIMIT $5;
 
 -- name: lock_events
 -- The events of these deliveries, for the rest of the transaction, so that what is counted of them
@@ -149,10 +158,10 @@ ON CONFLICT (escrow_id) DO UPDATE SET escrow_id = excluded.escrow_id;
 -- $1 text delivery id   $2 bigint lease token
 SELECT delivery_id FROM loss_delivery WHERE delivery_id = $1 AND lease_token = $2;
 
--- name: others_at_escrow
--- The deliveries to an escrow of all events but one.
--- $1 text escrow id   $2 text loss event id
-SELECT * FROM loss_delivery WHERE escrow_id = $1 AND loss_event_id <> $2;
+-- name: at_escrows
+-- The deliveries of all events to these escrows.
+-- $1 text[] escrow ids
+SELECT * FROM loss_delivery WHERE escrow_id = ANY ($1::text[]);
 
 -- name: ended_of_event
 -- Deliveries of an event that may be brought back.
@@ -162,11 +171,11 @@ WHERE loss_event_id = $1 AND state IN ('dead', 'not_applicable');
 
 -- name: dead_at_target
 -- Dead deliveries to a target.
--- $1 text target   $2 integer most rows
+-- $1 text target   $2 text operation (null: either)   $3 integer most rows
 SELECT delivery_id, loss_event_id, operation, target FROM loss_delivery
-WHERE state = 'dead' AND target = $1
+WHERE state = 'dead' AND target = $1 AND ($2::text IS NULL OR operation = $2)
 ORDER BY delivery_id
-LIMIT $2;
+LIMIT $3;
 
 -- name: by_ids
 -- These deliveries.

@@ -69,5 +69,6 @@ RETURNING loss_event_id;
 -- End deliveries that need not be made any more, and that this transaction has locked.
 -- $1 text loss event id   $2 text[] targets
 UPDATE loss_delivery
-SET state = 'canceled', due_at = NULL, updated_at = date_trunc('milliseconds', now())
+SET state = 'canceled', due_at = NULL, lease_token = NULL,
+    in_doubt = in_doubt OR lease_token IS NOT NULL, updated_at = date_trunc('milliseconds', now())
 WHERE loss_event_id = $1 AND operation = 'apply' AND target = ANY ($2::text[]);
