@@ -24,7 +24,7 @@ from clawsettle.domain.loss_requests import (
 )
 from clawsettle.sandbox.risk_faults import CUT_AFTER_ACTING, Fault, refused
 from tests.daemon.effects import Death
-from tests.daemon.loss_world import OPERATOR, LossWorld, configured, daemon
+from tests.daemon.loss_world import OPERATOR, LossWorld, configured, daemon, live_on
 from tests.storage.whole_book import ALICE
 
 AMOUNT_MINOR = 250
@@ -242,8 +242,8 @@ class Lives:
         settings = configured(
             world.sandbox, without=life.without, lease_s=1.0, attempt_timeout_s=0.4
         )
-        visits = [] if death is None else [death.visit]
-        async with daemon(world, settings, *visits, is_unheard=is_unheard) as fanout:
+        visit = live_on if death is None else death.visit
+        async with daemon(world, settings, visit, is_unheard) as fanout:
             act = Act(self.life, world, fanout, name)
             for way in life.ways:
                 await way(act)

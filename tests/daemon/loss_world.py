@@ -352,7 +352,7 @@ async def open_world(url: str) -> AsyncIterator[LossWorld]:
         nursery.cancel_scope.cancel()
 
 
-async def _pass(_effect: str) -> None:
+async def live_on(_effect: str) -> None:
     """Live on."""
 
 
@@ -360,7 +360,7 @@ async def _pass(_effect: str) -> None:
 async def daemon(
     world: LossWorld,
     settings: Settings,
-    visit: Visit = _pass,
+    visit: Visit = live_on,
     is_unheard: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[LossFanout]:
     """A daemon that has ``visit`` called after each effect, and is cut off at the end.
