@@ -1,8 +1,8 @@
 """What outlives the daemons that tell of loss events: the database, the ledger's book, the targets.
 
-A daemon here is the fanout and the embedded ledger on connections of their own. Every call of it to
-a target, and what came back, are effects that it may die after. The database notes each change of
-a delivery's state, whoever makes it.
+A daemon here is the fanout and the embedded ledger on connections of their own. What came back of a
+call to a target is an effect that it may die after, too. The database notes each change of a
+delivery's state, whoever makes it.
 """
 
 from collections import Counter, defaultdict
@@ -78,6 +78,10 @@ CREATE TRIGGER note_state AFTER UPDATE ON loss_delivery FOR EACH ROW
 _EMPTY = "TRUNCATE loss_event, loss_resolution, loss_delivery, loss_escrow, state_change"
 _COME_DUE = "UPDATE loss_delivery SET due_at = now() WHERE due_at > now() AND lease_token IS NULL"
 _END_LEASES = "UPDATE loss_delivery SET due_at = now() WHERE due_at IS NOT NULL"
+_UNENDED = """
+SELECT delivery_id, state, lease_token IS NULL OR due_at <= now() AS is_due
+FROM loss_delivery WHERE due_at IS NOT NULL OR state = 'dead'
+"""
 _SENDABLE = """
 SELECT state = 'forwarded' AS is_done, operation = 'apply' AND EXISTS (
     SELECT FROM loss_resolution AS r WHERE r.loss_event_id = d.loss_event_id
@@ -95,7 +99,7 @@ def configured(
         if target not in without:
             address = sandbox.addresses[target]
             named |= {f"{target}_base_url": address.base_url, f"{target}_keys": (address.key,)}
-    quick = {"poll_s": 0.02, "retry_base_s": 1, "breaker_open_s": 0.05, "in_flight_max": 2}
+    quick = {"poll_s": 3600.0, "retry_base_s": 1, "breaker_open_s": 0.05, "in_flight_max": 2}
     return evolve(
         house.settings(),
         targets=TargetSettings(**named),
@@ -125,7 +129,7 @@ class LedgerFaults:
 
 @frozen(eq=False)
 class _WatchedTarget:
-    """A target as a daemon sees it, which may die before and after each call."""
+    """A target as a daemon sees it, which may die when a call was answered."""
 
     target: Target
     client: RiskTarget
@@ -133,7 +137,6 @@ class _WatchedTarget:
     visit: Visit
 
     async def send(self, call: Call) -> Answered | Unanswered:
-        await self.visit(f"{self.target}.sending")
         await self.world.look(call)
         answer: Answered | Unanswered
         if self.target is Target.LEDGER:
@@ -218,20 +221,16 @@ class LossWorld:
 
     async def drain(self, fanout: LossFanout) -> None:
         """Have everything delivered, and what is dead brought back until nothing is."""
-        with trio.fail_after(20):
-            while True:
-                await self.come_due()
-                fanout.ring()
-                found = await self.deliveries()
-                if not any(one.state.is_open for one in found):
-                    dead = [one for one in found if one.state is DeliveryState.DEAD]
-                    if not dead:
-                        return
-                    for one in dead:
-                        await fanout.requeue(
-                            RequeueRequest(None, None, None, one.delivery_id, 1), OPERATOR
-                        )
-                await trio.sleep(0.01)
+        with trio.fail_after(30):
+            while found := await self.database.fetch(_UNENDED):
+                if any(row["is_due"] for row in found):
+                    await self.come_due()
+                    fanout.ring()
+                for row in found:
+                    if row["state"] == "dead":
+                        named = RequeueRequest(None, None, None, row["delivery_id"], 1)
+                        await fanout.requeue(named, OPERATOR)
+                await trio.sleep(0.02)
 
     async def faults(self, *, at_rest: bool) -> list[str]:
         """What is broken; ``at_rest`` when everything was drained."""
@@ -353,7 +352,7 @@ async def open_world(url: str) -> AsyncIterator[LossWorld]:
         nursery.cancel_scope.cancel()
 
 
-async def _pass(_effect: str) -> None:
+async def live_on(_effect: str) -> None:
     """Live on."""
 
 
@@ -361,7 +360,7 @@ async def _pass(_effect: str) -> None:
 async def daemon(
     world: LossWorld,
     settings: Settings,
-    visit: Visit = _pass,
+    visit: Visit = live_on,
     is_unheard: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[LossFanout]:
     """A daemon that has ``visit`` called after each effect, and is cut off at the end.
