@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from attrs import frozen
+from attrs import field, frozen
 
 from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.embedded import EmbeddedServer, embedded_postgres
@@ -25,15 +25,20 @@ _names = itertools.count(1)
 
 @frozen
 class Postgres:
-    """The run's server, with an administrator's connection on a thread of its own."""
+    """The run's server, with an administrator's connection on a thread of its own.
+
+    ``_began_at`` is how long the log was when each database was made, in bytes.
+    """
 
     server: EmbeddedServer
     _admin: Database
     _token: trio.lowlevel.TrioToken
+    _began_at: dict[str, int] = field(factory=dict)
 
     def create_database(self, template: str, options: str = "") -> str:
         """Clone a database and return its name."""
         name = f"test_{os.getpid()}_{next(_names)}"
+        self._began_at[name] = self.server.log_path.stat().st_size
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} {options}")
         return name
 
@@ -42,8 +47,9 @@ class Postgres:
 
     def statements(self, database: str) -> list[str]:
         """Return what was asked of one database so far, from the server's own log."""
-        lines = self.server.log_path.read_text().splitlines()
-        return [line for line in lines if line.startswith(f"{database} LOG:  execute")]
+        with self.server.log_path.open(encoding="utf-8") as log:
+            log.seek(self._began_at[database])
+            return [line for line in log if line.startswith(f"{database} LOG:  execute")]
 
 
 async def _serve(state_dir: Path, ready: "_Handover", stop: threading.Event) -> None:
