@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test bench torture lint lock clean
+.PHONY: help setup run test test-daemon test-rest bench torture lint lock clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -13,8 +13,14 @@ setup: .venv/.runtime ## prepare .venv with what running needs
 run: .venv/.runtime ## start the daemon with an embedded PostgreSQL and ledger, on 127.0.0.1:8787 and :8788
 	$(BIN)/clawsettle dev
 
-test: .venv/.test ## run every test
-	$(BIN)/python -m pytest
+test: .venv/.test ## run every test, in two halves at once: most of the time they wait
+	@$(MAKE) --no-print-directory -j2 test-daemon test-rest
+
+test-daemon: .venv/.test
+	$(BIN)/python -m pytest tests/daemon
+
+test-rest: .venv/.test
+	$(BIN)/python -m pytest --ignore tests/daemon
 
 torture: .venv/.test ## kill, cut, stall and fill under load, 20 rounds of each kind; takes about 55 minutes
 	$(BIN)/python -m tests.torture

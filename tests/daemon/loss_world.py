@@ -99,7 +99,14 @@ def configured(
         if target not in without:
             address = sandbox.addresses[target]
             named |= {f"{target}_base_url": address.base_url, f"{target}_keys": (address.key,)}
-    quick = {"poll_s": 3600.0, "retry_base_s": 1, "breaker_open_s": 0.05, "in_flight_max": 2}
+    quick = {
+        "poll_s": 3600.0,
+        "retry_base_s": 1,
+        "breaker_open_s": 0.05,
+        "in_flight_max": 2,
+        "lease_s": 3.0,
+        "attempt_timeout_s": 1.0,
+    }
     return evolve(
         house.settings(),
         targets=TargetSettings(**named),
