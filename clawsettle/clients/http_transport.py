@@ -88,6 +88,7 @@ class HttpTransport:
     _path: str = field(init=False)
     _slots: trio.Semaphore = field(init=False)
     _idle: list["_Connection"] = field(factory=list, init=False)
+    _is_closed: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         parts = urlsplit(self.base_url)
@@ -111,7 +112,8 @@ class HttpTransport:
         return await self._call("POST", path, framed, body)
 
     def close(self) -> None:
-        """Close the idle connections; those of calls under way end with their calls."""
+        """Close the idle connections; those of calls under way, and of later ones, end with them."""
+        self._is_closed = True
         while self._idle:
             self._idle.pop().close()
 
@@ -142,7 +144,7 @@ class HttpTransport:
         except BaseException:
             connection.close()
             raise
-        if connection.rest():
+        if not self._is_closed and connection.rest():
             self._idle.append(connection)
         else:
             connection.close()

@@ -120,6 +120,20 @@ async def _post_in_vain(transport: HttpTransport) -> None:
         await posted(transport)
 
 
+async def test_the_connection_of_a_call_under_way_at_the_end_is_not_kept() -> None:
+    async def say_goodbye(wire: Wire) -> None:
+        transport.close()
+        await wire.client.send_all(OK + b"{}")
+        assert await wire.client.receive_some() == b""
+        hung_up.set()
+
+    hung_up = trio.Event()
+    async with faulty(None, [say_goodbye]) as server, transport_to(server.base_url) as transport:
+        assert await posted(transport) == Answer(200, b"{}")
+        with trio.fail_after(2):
+            await hung_up.wait()
+
+
 UNKEPT: dict[str, bytes] = {
     "the server says so": b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}",
     "the server speaks 1.0": b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
