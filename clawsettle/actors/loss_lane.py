@@ -305,7 +305,7 @@ class LossLane:
         undoubted = evolve(leased, delivery=evolve(leased.delivery, in_doubt=False))
 
         def decide(others: Sequence[Delivery]) -> AttemptResult:
-            step = join_step(others)
+            step = join_step(leased.delivery, others)
             outcome: Outcome = RefusedForGood(held.http_status, held.code, held.message)
             if step is Step.SHARE:
                 outcome = Delivered(held.http_status, is_shared=True)

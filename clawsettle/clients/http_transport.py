@@ -112,7 +112,7 @@ class HttpTransport:
         return await self._call("POST", path, framed, body)
 
     def close(self) -> None:
-        """Close the idle connections; those of calls under way, and of later ones, end with them."""
+        """Close the idle connections; those of other calls, under way or later, end with them."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().close()

@@ -4,7 +4,7 @@ Source: loss-events contract section 4; 10 (4, 5, 6, 7).
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from attrs import frozen
@@ -141,16 +141,17 @@ class Step(Enum):
     WAIT = "wait"
 
 
-def join_step(others: Sequence[Delivery]) -> Step:
-    """Return what a refusal by an escrow that is held for another event means.
+def join_step(apply: Delivery, others: Sequence[Delivery]) -> Step:
+    """Return what the refusal of an apply by an escrow that is held for another event means.
 
     ``others`` are the deliveries to that escrow of our other events. SHARE when one of those has
-    the hold and is not letting go of it, WAIT when one may be getting or releasing it just now,
-    GO_ON when it is nobody's of ours.
+    the hold and is not letting go of it, WAIT when one may be getting or releasing it just now, or
+    has released it since the attempt began, GO_ON when it is nobody's of ours.
     """
     if _holders(others):
         return Step.SHARE
-    return Step.WAIT if _undecided(others) else Step.GO_ON
+    is_to_wait = _undecided(others) or _is_outdated(apply, others)
+    return Step.WAIT if is_to_wait else Step.GO_ON
 
 
 def apply_step(apply: Delivery, others: Sequence[Delivery]) -> Step:
@@ -180,6 +181,19 @@ def release_step(
     )
     may_be_anothers = may_be_absent or release.in_doubt or bool(leaving)
     return Step.WAIT if may_be_anothers and is_applying else Step.GO_ON
+
+
+def _is_outdated(apply: Delivery, others: Sequence[Delivery]) -> bool:
+    """Whether a hold was released since an apply's attempt began: its refusal may be older."""
+    assert apply.last_attempted_at is not None  # noqa: S101 - it was refused
+    # Ends are stored in whole milliseconds.
+    since = apply.last_attempted_at - timedelta(milliseconds=1)
+    return any(
+        one.operation is Operation.RESOLVE
+        and one.forwarded_at is not None
+        and one.forwarded_at > since
+        for one in others
+    )
 
 
 def _leaving(others: Sequence[Delivery]) -> set[str]:

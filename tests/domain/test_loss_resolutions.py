@@ -197,37 +197,48 @@ def test_once_all_was_taken_back_nothing_remains(applies: list[Delivery], amount
 
 
 LEAVING = release("lse_2", last_attempted_at=AT)
+ASKED_AT = AT + timedelta(minutes=1)
+REFUSED = applied("lse_1", S.PENDING, last_attempted_at=ASKED_AT)
 
 
 def test_a_refused_escrow_that_is_nobodys_of_ours_is_refused() -> None:
-    assert join_step([]) is Step.GO_ON
+    assert join_step(REFUSED, []) is Step.GO_ON
     for state in (S.DEAD, S.CANCELED, S.NOT_APPLICABLE, S.PENDING, S.WAITING, S.FAILED):
-        assert join_step([applied("lse_2", state)]) is Step.GO_ON
+        assert join_step(REFUSED, [applied("lse_2", state)]) is Step.GO_ON
 
 
 def test_a_hold_of_another_event_is_shared() -> None:
-    assert join_step([applied("lse_2")]) is Step.SHARE
-    assert join_step([applied("lse_2"), release("lse_2")]) is Step.SHARE
-    assert join_step([applied("lse_2", S.DEAD), applied("lse_3")]) is Step.SHARE
+    assert join_step(REFUSED, [applied("lse_2")]) is Step.SHARE
+    assert join_step(REFUSED, [applied("lse_2"), release("lse_2")]) is Step.SHARE
+    assert join_step(REFUSED, [applied("lse_2", S.DEAD), applied("lse_3")]) is Step.SHARE
 
 
 @pytest.mark.parametrize("state", [S.PENDING, S.WAITING, S.FAILED])
 def test_a_hold_that_another_event_may_be_getting_is_waited_for(state: S) -> None:
-    assert join_step([applied("lse_2", state, lease_token=1)]) is Step.WAIT
-    assert join_step([applied("lse_2", state, in_doubt=True)]) is Step.WAIT
+    assert join_step(REFUSED, [applied("lse_2", state, lease_token=1)]) is Step.WAIT
+    assert join_step(REFUSED, [applied("lse_2", state, in_doubt=True)]) is Step.WAIT
 
 
 def test_a_hold_that_another_event_is_letting_go_of_is_waited_for() -> None:
     leaving = [applied("lse_2"), release("lse_2", S.FAILED, last_attempted_at=AT)]
-    assert join_step(leaving) is Step.WAIT
-    assert join_step([*leaving, applied("lse_3")]) is Step.SHARE
+    assert join_step(REFUSED, leaving) is Step.WAIT
+    assert join_step(REFUSED, [*leaving, applied("lse_3")]) is Step.SHARE
+
+
+@pytest.mark.parametrize(
+    ("after_s", "step"), [(-60, Step.GO_ON), (0, Step.WAIT), (0.001, Step.WAIT), (60, Step.WAIT)]
+)
+def test_a_refusal_may_be_older_than_the_release_of_the_hold(after_s: float, step: Step) -> None:
+    released_at = ASKED_AT + timedelta(seconds=after_s)
+    let_go = release("lse_2", S.FORWARDED, last_attempted_at=AT, forwarded_at=released_at)
+    assert join_step(REFUSED, [applied("lse_2"), let_go]) is step
 
 
 @pytest.mark.parametrize("state", [S.FORWARDED, S.NOT_APPLICABLE])
 @pytest.mark.parametrize("apply", [applied("lse_2"), applied("lse_2", S.CANCELED, in_doubt=True)])
 def test_an_event_that_was_taken_back_keeps_nobody(state: S, apply: Delivery) -> None:
     others = [apply, release("lse_2", state, last_attempted_at=AT)]
-    assert join_step(others) is Step.GO_ON
+    assert join_step(REFUSED, others) is Step.GO_ON
     assert release_step(release("lse_1", in_doubt=True), others) is Step.GO_ON
 
 
