@@ -198,3 +198,16 @@ async def test_waiting_for_a_target_to_be_configured_takes_no_time_from_its_atte
         await database.fetch("UPDATE loss_delivery SET opened_at = now() - interval '30 days'")
         (leased,) = await LossDeliveries(database, LEASE_S).claim_due(Target.LEDGER, 1)
         assert leased.age_s < 60
+
+
+async def test_what_another_one_has_held_may_have_been_sent(database_url: str) -> None:
+    async with open_database(database_url) as database:
+        outbox = LossDeliveries(database, LEASE_S)
+        await LossEvents(database, LEASE_S).record(
+            [loss(targets=["ledger"])], configured=EVERYONE, seats=NO_ROOM
+        )
+        (first,) = await outbox.claim_due(Target.LEDGER, 1)
+        assert not first.delivery.in_doubt
+        await database.fetch("UPDATE loss_delivery SET due_at = now()")
+        (second,) = await outbox.claim_due(Target.LEDGER, 1)
+        assert second.delivery.in_doubt
