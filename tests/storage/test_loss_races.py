@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from clawsettle.domain.errors import ConflictError
+from clawsettle.domain.errors import ConflictError, IllegalTransition
 from clawsettle.domain.loss_events import Delivery, DeliveryState, LossStatus, Operation, Target
 from clawsettle.domain.loss_requests import RequeueRequest
 from clawsettle.domain.loss_transitions import AttemptResult
@@ -30,6 +30,7 @@ ROOM = dict.fromkeys(Target, 9)
 NO_ROOM = dict.fromkeys(Target, 0)
 OPERATOR = Operator("key:test", "for the test")
 DONE = AttemptResult(DeliveryState.FORWARDED, in_doubt=False, http_status=200)
+NOTHING_TO_DO = AttemptResult(DeliveryState.NOT_APPLICABLE, in_doubt=False, http_status=404)
 REFUSED = AttemptResult(
     DeliveryState.DEAD, in_doubt=False, http_status=400, error_code="NO", error_message="no"
 )
@@ -211,3 +212,18 @@ async def test_what_another_one_has_held_may_have_been_sent(database_url: str) -
         await database.fetch("UPDATE loss_delivery SET due_at = now()")
         (second,) = await outbox.claim_due(Target.LEDGER, 1)
         assert second.delivery.in_doubt
+
+
+@pytest.mark.parametrize("ended", [REFUSED, NOTHING_TO_DO])
+async def test_nobody_is_told_of_an_event_that_is_resolved(
+    database_url: str, ended: AttemptResult
+) -> None:
+    async with open_database(database_url) as database:
+        one = await recorded(database, targets=["ledger"])
+        await finished(database, one.leased, ended)
+        request = RequeueRequest(None, None, None, one.deliveries[0].delivery_id, 10)
+        await resolved(database, one)
+        with pytest.raises(IllegalTransition):
+            await LossDeliveries(database, LEASE_S).requeue(request, OPERATOR)
+        (apply,) = (await deliveries(database, one.event)).values()
+        assert apply.state.is_terminal
