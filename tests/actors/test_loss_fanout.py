@@ -16,6 +16,7 @@ from clawsettle.domain.loss_events import (
     Target,
 )
 from clawsettle.domain.loss_requests import RequeueRequest, RetryRequest
+from clawsettle.storage.loss_events import LossEvents, Recorded
 from clawsettle.storage.operator_actions import Operator
 from tests.house import open_house
 from tests.losses import (
@@ -417,3 +418,24 @@ async def test_no_more_deliveries_are_tried_again_than_were_asked_for(database_u
             request = RetryRequest(Operation.APPLY, 1, recorded.event.loss_event_id, force=force)
             summary = await fanout.retry(request, budget=trio.fail_after(5))
             assert summary.attempted == attempted
+
+
+async def test_nobody_is_called_under_a_lease_that_ends_before_the_call_must(
+    database_url: str,
+) -> None:
+    async with open_fanout(database_url, attempt_timeout_s=1.0) as (house, fanout, targets):
+        lane = fanout.lanes[Target.CLAWINCOME]
+        await until(lambda: lane.statistics()["under_way"] == 0)
+        short, long = LossEvents(house.database, 0.9), LossEvents(house.database, 30.0)
+        for events, key, asked_count in ((short, "k1", 0), (long, "k2", 1)):
+            (one,) = await events.record(
+                [loss(key, targets=["clawincome"])],
+                configured=set(Target),
+                seats={Target.CLAWINCOME: 1},
+            )
+            assert isinstance(one, Recorded)
+            with lane.reserve(1) as seats:
+                attempt = lane.start(one.leased[0], seats)
+            assert (await attempt.wait() is None) is (asked_count == 0)
+            assert len(targets.keys(Target.CLAWINCOME)) == asked_count
+        assert lane.lease_lost_count == 1

@@ -227,3 +227,37 @@ async def test_nobody_is_told_of_an_event_that_is_resolved(
             await LossDeliveries(database, LEASE_S).requeue(request, OPERATOR)
         (apply,) = (await deliveries(database, one.event)).values()
         assert apply.state.is_terminal
+
+
+async def test_taking_up_what_is_due_waits_for_nobody(database_url: str) -> None:
+    async with open_database(database_url) as database:
+        await LossEvents(database, LEASE_S).record(
+            [loss(key, targets=["ledger"]) for key in ("k1", "k2")],
+            configured=EVERYONE,
+            seats=NO_ROOM,
+        )
+        lock_one = """
+            UPDATE loss_delivery SET attempts = 7
+            WHERE delivery_id = (SELECT min(delivery_id) FROM loss_delivery)
+        """
+        with trio.fail_after(5):
+            async with held(database_url, lock_one):
+                taken = await LossDeliveries(database, LEASE_S).claim_due(Target.LEDGER, 2)
+        assert len(taken) == 1
+
+
+async def test_what_somebody_else_is_about_to_send_is_not_taken_by_force(database_url: str) -> None:
+    async with open_database(database_url) as database:
+        (one,) = await LossEvents(database, LEASE_S).record(
+            [loss(targets=["ledger", "clawincome"])],
+            configured=EVERYONE,
+            seats={**NO_ROOM, Target.LEDGER: 1},
+        )
+        assert isinstance(one, Recorded)
+        assert len(one.leased) == 1
+        outbox = LossDeliveries(database, LEASE_S)
+        for expected in ([Target.CLAWINCOME], []):
+            taken = await outbox.claim_open(
+                one.event.loss_event_id, Operation.APPLY, EVERYONE, 1, force=True
+            )
+            assert [each.delivery.target for each in taken] == expected
