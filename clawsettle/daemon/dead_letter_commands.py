@@ -14,6 +14,8 @@ from clawsettle.daemon.operating import (
     WhyOption,
     note,
     print_actions,
+    print_fields,
+    print_list,
     with_daemon,
 )
 from clawsettle.daemon.terminal import (
@@ -26,7 +28,6 @@ from clawsettle.daemon.terminal import (
     complain,
     fail,
     print_json,
-    print_table,
 )
 
 if TYPE_CHECKING:
@@ -57,20 +58,13 @@ def list_letters(
     from clawsettle.daemon.answers import gathered
 
     most = None if everything else limit
-    letters, more = _with_window(
+    found = _with_window(
         state_dir,
         base_url,
         lambda window: gathered(window.pages(state=state, kind=kind, most=most)),
     )
-    if json:
-        print_json({"dead_letters": letters})
-    elif not letters:
-        print("no dead letters")
-    else:
-        rows = [tuple(str(letter.get(name, "")) for name in _COLUMNS) for letter in letters]
-        print_table(_COLUMNS, rows)
-        if more:
-            print("there are more: raise --limit, or give --all")
+    columns = [(name, name) for name in _COLUMNS]
+    print_list("dead_letters", found, columns, nothing="no dead letters", json=json)
 
 
 @dead_letters_app.command
@@ -88,7 +82,7 @@ def show(
         print_json(letter)
         return
     actions, payload = letter.pop("actions"), letter.pop("payload", None)
-    print_table(("field", "value"), [(name, str(value)) for name, value in letter.items()])
+    print_fields(letter)
     if payload is not None:
         print("\npayload")
         print_json(payload)

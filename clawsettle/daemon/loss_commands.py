@@ -4,9 +4,9 @@ They are ``list | show | outbox | alerts | requeue | retry | resolve``.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -18,6 +18,9 @@ from clawsettle.daemon.operating import (
     WhyOption,
     note,
     print_actions,
+    print_fields,
+    print_list,
+    print_rows,
     with_daemon,
 )
 from clawsettle.daemon.terminal import (
@@ -71,10 +74,7 @@ _RESIDUALS = (
     ("uncertain", "uncertain"),
     ("not undone", "not_undone"),
 )
-_MORE = "there are more: raise --limit, or give --all"
-
 T = TypeVar("T")
-Columns = Sequence[tuple[str, str]]
 EventArgument = Annotated[str, Parameter(help="As `list` shows it: lse_...")]
 
 
@@ -95,17 +95,8 @@ def list_events(
 
     query = {"status": status, "account_id": account_id, "source_service": source_service}
     most = None if everything else limit
-    events, more = _with_window(
-        state_dir, base_url, lambda window: gathered(window.events(query, most))
-    )
-    if json:
-        print_json({"events": events})
-    elif not events:
-        print("no loss events")
-    else:
-        _print_rows(_EVENTS, events)
-        if more:
-            print(_MORE)
+    found = _with_window(state_dir, base_url, lambda window: gathered(window.events(query, most)))
+    print_list("events", found, _EVENTS, nothing="no loss events", json=json)
 
 
 @loss_events_app.command
@@ -127,7 +118,7 @@ def show(
         return
     event, resolution = found["event"], found["resolution"]
     metadata = event.pop("metadata")
-    _print_fields(event)
+    print_fields(event)
     if metadata:
         print("\nmetadata")
         print_json(metadata)
@@ -135,11 +126,11 @@ def show(
     if resolution is not None:
         resolves = resolution.pop("outbox")
         print("\nresolution")
-        _print_fields(resolution)
+        print_fields(resolution)
         _print_deliveries("resolve", resolves)
     print_actions(found["actions"])
     print("\nresiduals")
-    _print_rows(_RESIDUALS, found["residuals"])
+    print_rows(_RESIDUALS, found["residuals"])
     print(f"\n{found['residual_minor']} {event['currency']} in minor units are held or taken")
 
 
@@ -171,17 +162,9 @@ def outbox(
         "loss_event_id": event,
     }
     most = None if everything else limit
-    entries, more = _with_window(
-        state_dir, base_url, lambda window: gathered(window.outbox(query, most))
-    )
-    if json:
-        print_json({"outbox": entries})
-    elif not entries:
-        print("no deliveries")
-    else:
-        _print_rows((("event", "loss_event_id"), *_DELIVERIES), entries)
-        if more:
-            print(_MORE)
+    found = _with_window(state_dir, base_url, lambda window: gathered(window.outbox(query, most)))
+    columns = (("event", "loss_event_id"), *_DELIVERIES)
+    print_list("outbox", found, columns, nothing="no deliveries", json=json)
 
 
 @loss_events_app.command
@@ -326,7 +309,7 @@ def resolve(
     if json:
         print_json(resolved)
         return
-    _print_fields(resolved["resolution"])
+    print_fields(resolved["resolution"])
     _print_deliveries("resolve", resolved["outbox"])
     if resolved["deduped"]:
         print("\nit had been resolved before, so nothing was done")
@@ -371,27 +354,11 @@ def _waiting(act: Callable[[], T]) -> T:
         return act()
 
 
-def _print_fields(row: "Json") -> None:
-    print_table(("field", "value"), [(name, _cell(value)) for name, value in row.items()])
-
-
 def _print_deliveries(title: str, entries: "Sequence[Json]") -> None:
     if not entries:
         return
     print(f"\n{title}")
-    _print_rows(_DELIVERIES, entries)
+    print_rows(_DELIVERIES, entries)
     for entry in entries:
         if entry["last_error_message"] is not None:
             print(f"{entry['target_service']}: {entry['last_error_message']}")
-
-
-def _print_rows(columns: Columns, rows: "Iterable[Json]") -> None:
-    print_table(
-        [name for name, _ in columns], [[_cell(row[field]) for _, field in columns] for row in rows]
-    )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    return "" if value is None else str(value)

@@ -1,20 +1,25 @@
-"""What commands share that ask a running daemon as its operator: reaching it, and who acts."""
+"""What commands share that ask a running daemon as its operator.
+
+How they reach it, who acts, and how rows of its answers are shown.
+"""
 
 import getpass
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from clawsettle.daemon.terminal import guarded, print_table
+from clawsettle.daemon.terminal import guarded, print_json, print_table
 
 if TYPE_CHECKING:
     from clawsettle.daemon.answers import Json, RunningDaemon
 
 T = TypeVar("T")
+Columns = Sequence[tuple[str, str]]
+"""What a table's columns are called, and the fields that they show."""
 
 MostOption = Annotated[int, Parameter(validator=Number(gte=1), help="The most to show.")]
 EverythingOption = Annotated[
@@ -53,6 +58,47 @@ def note(why: str, by: str | None) -> dict[str, str]:
 def print_actions(actions: "Sequence[Json]") -> None:
     """Print who did what, and why; nothing where nobody did anything."""
     if actions:
-        columns = ("at", "action", "actor", "by", "why")
         print()
-        print_table(columns, [tuple(one.get(name, "") for name in columns) for one in actions])
+        print_rows([(name, name) for name in ("at", "action", "actor", "by", "why")], actions)
+
+
+def print_list(
+    name: str,
+    found: "tuple[Sequence[Json], bool]",
+    columns: Columns,
+    *,
+    nothing: str,
+    json: bool,
+) -> None:
+    """Print rows and whether there are more, or ``nothing`` when there are none.
+
+    As JSON they are printed under their ``name``.
+    """
+    rows, more = found
+    if json:
+        print_json({name: rows})
+    elif not rows:
+        print(nothing)
+    else:
+        print_rows(columns, rows)
+        if more:
+            print("there are more: raise --limit, or give --all")
+
+
+def print_rows(columns: Columns, rows: "Iterable[Json]") -> None:
+    """Print rows as a table of these columns; what a row lacks stays empty."""
+    print_table(
+        [name for name, _ in columns],
+        [[_cell(row.get(field)) for _, field in columns] for row in rows],
+    )
+
+
+def print_fields(row: "Json") -> None:
+    """Print one row, a line a field."""
+    print_table(("field", "value"), [(name, _cell(value)) for name, value in row.items()])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else str(value)
