@@ -1,19 +1,14 @@
 """The audit of a ledger can fail: what is changed behind its back, or answered twice, is named."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-import trio
 from attrs import evolve
 
-from clawsettle.sandbox.risk_targets import open_risk_sandbox
-from clawsettle.storage.bridge import Database, Transaction, open_database
+from tests.torture.audited import open_audited
+from tests.torture.ledger_load import LedgerLoad
 from tests.torture.load import Answer
 from tests.torture.orders import Order, accepts
-from tests.torture.round import open_accounts
-from tests.torture.site import open_site
-from tests.torture.traffic import ORDERS, Plan
+from tests.torture.traffic import ORDERS
 
 CLIENTS = 8
 HOT, OTHER = "did:key:torture-0", "did:key:torture-1"
@@ -31,33 +26,15 @@ _ANOTHER = "UPDATE ledger_event SET event_id = 'evt_another' WHERE idempotency_k
 
 
 async def test_each_fault_in_the_books_is_named() -> None:
-    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-        async with open_site(Path(folder)) as site:
-            url = site.server.dsn_of(await site.create_database())
-            async with (
-                open_risk_sandbox() as targets,
-                site.daemons(("a", "b"), url, "attempted", targets.addresses) as daemons,
-            ):
-                accounts = await open_accounts(daemons[0])
-                load = ORDERS.load(Plan(daemons, targets, accounts, CLIENTS, "attempted", "audit"))
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(load.run)
-                    await load.acknowledges(300)
-                    load.stop()
-                async with open_database(url) as database:
+    async with open_audited(ORDERS, clients=CLIENTS, count=300, within_s=30) as audited:
+        for sql, arguments, fault in changes(audited.load.orders):
+            await audited.names_change(sql, arguments, fault)
+        await audited.names_telling(_answer_otherwise, "accepted with the events ['evt_")
 
-                    async def finds(fault: str) -> bool:
-                        found = await ORDERS.audit(database, daemons, load, None)
-                        return any(problem.startswith(fault) for problem in found.problems)
 
-                    assert not await finds("")
-                    for sql, arguments, fault in changes(load.orders):
-                        assert not await finds(fault)
-                        await change(database, sql, arguments)
-                        assert await finds(fault), fault
-                    order = next(order for order in load.orders if order.is_accepted)
-                    order.answers.append(another_answer(order))
-                    assert await finds("accepted with the events ['evt_")
+def _answer_otherwise(load: LedgerLoad) -> None:
+    order = next(order for order in load.orders if order.is_accepted)
+    order.answers.append(another_answer(order))
 
 
 def changes(orders: Sequence[Order]) -> Sequence[tuple[str, Sequence[str], str]]:
@@ -74,16 +51,6 @@ def changes(orders: Sequence[Order]) -> Sequence[tuple[str, Sequence[str], str]]
         (_MISNAMED, [misnamed, refused], f"refused, but in the journal: {refused}"),
         (_ANOTHER, [other], f"in the journal otherwise than answered: {other}"),
     )
-
-
-async def change(database: Database, sql: str, arguments: Sequence[str]) -> None:
-    """Change a table as somebody could who may do everything."""
-
-    async def work(transaction: Transaction) -> None:
-        await transaction.script("SET LOCAL session_replication_role = replica")
-        await transaction.fetch(sql, *arguments)
-
-    await database.transaction(work)
 
 
 def another_answer(order: Order) -> Answer:

@@ -1,18 +1,10 @@
 """The audit of loss events can fail: what is changed behind its back, or done twice, is named."""
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import trio
-
-from clawsettle.sandbox.risk_targets import open_risk_sandbox
-from clawsettle.storage.bridge import open_database
+from tests.torture.audited import open_audited
 from tests.torture.loss_load import LossLoad
-from tests.torture.round import open_accounts
-from tests.torture.site import open_site
-from tests.torture.test_ledger_audit import change
-from tests.torture.traffic import LOSSES, Plan
+from tests.torture.traffic import LOSSES
 
 CLIENTS = 16
 
@@ -131,43 +123,12 @@ MISTOLD: Sequence[tuple[Callable[[LossLoad], object], str]] = (
 
 
 async def test_each_fault_of_loss_events_is_named() -> None:
-    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-        async with open_site(Path(folder)) as site:
-            url = site.server.dsn_of(await site.create_database())
-            async with (
-                open_risk_sandbox() as targets,
-                site.daemons(("a", "b"), url, "attempted", targets.addresses) as daemons,
-            ):
-                accounts = await open_accounts(daemons[0])
-                plan = Plan(daemons, targets, accounts, CLIENTS, "attempted", "audit")
-                load = LOSSES.load(plan)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(load.run)
-                    await load.acknowledges(250, within_s=60)
-                    load.stop()
-                async with open_database(url) as database:
-
-                    async def found() -> list[str]:
-                        return (await LOSSES.audit(database, daemons, load, None)).problems
-
-                    before = await found()
-                    assert before == []
-                    events = {
-                        sql: [row["loss_event_id"] for row in await database.fetch(sql)]
-                        for sql in (_TOLD, _RESOLVED)
-                    }
-                    for which, sql, fault in CHANGES:
-                        await change(database, sql, [events[which].pop()])
-                        after = await found()
-                        assert not _named(before, fault), fault
-                        assert _named(after, fault), fault
-                        before = after
-                    for tell, fault in MISTOLD:
-                        assert not _named(before, fault), fault
-                        tell(load)
-                        before = await found()
-                        assert _named(before, fault), fault
-
-
-def _named(problems: Sequence[str], fault: str) -> bool:
-    return any(problem.startswith(fault) for problem in problems)
+    async with open_audited(LOSSES, clients=CLIENTS, count=250) as audited:
+        events = {
+            sql: [row["loss_event_id"] for row in await audited.database.fetch(sql)]
+            for sql in (_TOLD, _RESOLVED)
+        }
+        for which, sql, fault in CHANGES:
+            await audited.names_change(sql, [events[which].pop()], fault)
+        for tell, fault in MISTOLD:
+            await audited.names_telling(tell, fault)

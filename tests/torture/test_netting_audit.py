@@ -1,19 +1,11 @@
 """The audit of netting can fail: what is changed behind its back, or answered twice, is named."""
 
 import copy
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import trio
-
-from clawsettle.sandbox.risk_targets import open_risk_sandbox
-from clawsettle.storage.bridge import open_database
+from tests.torture.audited import open_audited
 from tests.torture.netting_load import NettingLoad
-from tests.torture.round import open_accounts
-from tests.torture.site import open_site
-from tests.torture.test_ledger_audit import change
-from tests.torture.traffic import NETTING, Plan
+from tests.torture.traffic import NETTING
 
 CLIENTS = 16
 
@@ -140,40 +132,10 @@ MISTOLD: Sequence[tuple[Callable[[NettingLoad], object], str]] = (
 
 
 async def test_each_fault_of_netting_is_named() -> None:
-    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
-        async with open_site(Path(folder)) as site:
-            url = site.server.dsn_of(await site.create_database())
-            async with (
-                open_risk_sandbox() as targets,
-                site.daemons(("a", "b"), url, "attempted", targets.addresses) as daemons,
-            ):
-                accounts = await open_accounts(daemons[0])
-                load = NETTING.load(Plan(daemons, targets, accounts, CLIENTS, "attempted", "audit"))
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(load.run)
-                    await load.acknowledges(200, within_s=60)
-                    load.stop()
-                async with open_database(url) as database:
-
-                    async def found() -> list[str]:
-                        return (await NETTING.audit(database, daemons, load, None)).problems
-
-                    before = await found()
-                    assert before == []
-                    entries = await database.fetch(_MOVED)
-                    assert len(entries) >= len(CHANGES)
-                    for (name, sql, fault), entry in zip(CHANGES, entries, strict=False):
-                        await change(database, sql, [entry[name]])
-                        after = await found()
-                        assert not _named(before, fault), fault
-                        assert _named(after, fault), fault
-                        before = after
-                    for tell, fault in MISTOLD:
-                        assert not _named(before, fault), fault
-                        tell(load)
-                        before = await found()
-                        assert _named(before, fault), fault
-
-
-def _named(problems: Sequence[str], fault: str) -> bool:
-    return any(problem.startswith(fault) for problem in problems)
+    async with open_audited(NETTING, clients=CLIENTS, count=200) as audited:
+        entries = await audited.database.fetch(_MOVED)
+        assert len(entries) >= len(CHANGES)
+        for (name, sql, fault), entry in zip(CHANGES, entries, strict=False):
+            await audited.names_change(sql, [entry[name]], fault)
+        for tell, fault in MISTOLD:
+            await audited.names_telling(tell, fault)
