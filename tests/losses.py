@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import trio
@@ -13,7 +12,7 @@ from clawsettle.actors.loss_fanout import LossFanout
 from clawsettle.config import LossEventSettings, Secret, Settings, TargetAddress, TargetSettings
 from clawsettle.domain.loss_events import Delivery, LossEvent, Operation, Target
 from clawsettle.domain.loss_requests import LossRequest, ResolveRequest, parse_loss
-from clawsettle.sandbox.http1 import Cut, Reply, Request, Unanswered, serve_http1
+from clawsettle.sandbox.http1 import Cut, Reply, Request, Unanswered, serving
 from clawsettle.storage.bridge import Database
 from clawsettle.storage.loss_rows import read_delivery, read_event
 from tests.house import House, open_house, payin, settings
@@ -85,18 +84,6 @@ def done(target: Target, request: Request) -> Reply:
     return answer(201, {"ok": True})
 
 
-@asynccontextmanager
-async def open_targets() -> AsyncIterator[Targets]:
-    """Serve the four targets while the block runs."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    targets = Targets(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
-    async with trio.open_nursery() as nursery:
-        serve = partial(serve_http1, answer=targets.answer)
-        await nursery.start(trio.serve_listeners, serve, [listener])
-        yield targets
-        nursery.cancel_scope.cancel()
-
-
 def loss_settings(
     targets: Targets | None = None, *, without: Sequence[Target] = (), **more: Any
 ) -> Settings:
@@ -119,7 +106,7 @@ async def open_fanout(
 ) -> AsyncIterator[tuple[House, LossFanout, Targets]]:
     """A daemon, what tells targets in it, and the targets."""
     async with (
-        open_targets() as targets,
+        serving(Targets) as targets,
         open_house(database_url, loss_settings(targets, **options)) as house,
     ):
         yield house, house.parts.losses.fanout, targets

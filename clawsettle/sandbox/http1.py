@@ -4,12 +4,19 @@ That is why it stands on h11 alone: a server for real use knows neither. A handl
 client has hung up, as it does at a party whose network failed.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import h11
 import trio
 from attrs import field, frozen
+
+from clawsettle.config import Address
+
+ANYWHERE: Final = Address("127.0.0.1", 0)
+"""A free port of this machine."""
 
 
 class Unanswered(Exception):
@@ -41,6 +48,35 @@ class Reply:
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
+
+
+class Party(Protocol):
+    """Somebody who answers requests."""
+
+    async def answer(self, request: Request) -> Reply:
+        """Answer one. Raises: Unanswered and Cut."""
+        ...
+
+
+AnyParty = TypeVar("AnyParty", bound=Party)
+
+
+@asynccontextmanager
+async def serving(
+    party_at: Callable[[str], AnyParty], bind: Address = ANYWHERE
+) -> AsyncIterator[AnyParty]:
+    """Have a party answer requests while the block runs; it is made with its base URL.
+
+    Raises: OSError when the address cannot be bound.
+    """
+    listeners = await trio.open_tcp_listeners(bind.port, host=bind.host)
+    bound = Address(bind.host, listeners[0].socket.getsockname()[1])
+    party = party_at(bound.url)
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_http1, answer=party.answer)
+        await nursery.start(trio.serve_listeners, serve, listeners)
+        yield party
+        nursery.cancel_scope.cancel()
 
 
 async def serve_http1(stream: trio.abc.Stream, answer: Handler) -> None:

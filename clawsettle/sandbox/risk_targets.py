@@ -9,23 +9,17 @@ Source: loss-events 5; new.
 
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
-
-import trio
 
 from clawsettle.config import Address, Secret, TargetAddress
 from clawsettle.domain.errors import ConfigError
 from clawsettle.domain.loss_events import Target
-from clawsettle.sandbox.http1 import Reply, Request, serve_http1
+from clawsettle.sandbox.http1 import ANYWHERE, Reply, Request, serving
 from clawsettle.sandbox.risk_answers import StandIn
 from clawsettle.sandbox.risk_control import answer_control
 from clawsettle.sandbox.risk_desk import RiskDesk, json_reply
 from clawsettle.sandbox.risk_stand_ins import Bounties, Escrows, Income, Insurance
-
-ANYWHERE: Final = Address("127.0.0.1", 0)
-"""A free port of this machine."""
 
 _CONTROL = "control"
 
@@ -78,17 +72,15 @@ async def open_risk_sandbox(
 
     Raises: ConfigError when the address cannot be bound.
     """
-    try:
-        listeners = await trio.open_tcp_listeners(bind.port, host=bind.host)
-    except OSError as error:
-        raise ConfigError([f"cannot listen on {bind.host} port {bind.port}: {error}"]) from error
-    bound = Address(bind.host, listeners[0].socket.getsockname()[1])
-    sandbox = RiskSandbox(bound.url, keys or {})
-    serve = partial(serve_http1, answer=sandbox.answer)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, serve, listeners)
+    async with AsyncExitStack() as stack:
+        try:
+            sandbox = await stack.enter_async_context(
+                serving(lambda base_url: RiskSandbox(base_url, keys or {}), bind)
+            )
+        except OSError as error:
+            problem = f"cannot listen on {bind.host} port {bind.port}: {error}"
+            raise ConfigError([problem]) from error
         yield sandbox
-        nursery.cancel_scope.cancel()
 
 
 def _address(base_url: str, target: Target, keys: Mapping[Target, Secret]) -> TargetAddress:

@@ -7,15 +7,15 @@ Source: new.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final
 
 import httpx
 import orjson
 import trio
+from attrs import evolve
 
 from clawsettle.sandbox.clock import SandboxClock
-from clawsettle.sandbox.http1 import Reply, Request, serve_http1
+from clawsettle.sandbox.http1 import ANYWHERE, Reply, Request, serving
 from clawsettle.sandbox.stripe_api import StripeApi
 from clawsettle.sandbox.stripe_objects import Json, event_object, stripe_id
 from clawsettle.sandbox.stripe_onboarding import answer_home, answer_onboarding
@@ -93,15 +93,14 @@ async def open_sandbox(
     *, fate: Fate = Fate.PAID, step_s: float = 0, port: int = 0
 ) -> AsyncIterator[StripeSandbox]:
     """Serve a Stripe at 127.0.0.1 while the block runs, on a free port unless one is named."""
-    (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
-    base_url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
     async with (
         httpx.AsyncClient(timeout=ATTEMPT_TIMEOUT_S, trust_env=False) as client,
         trio.open_nursery() as nursery,
+        serving(
+            lambda base_url: StripeSandbox(base_url, nursery, client, fate=fate, step_s=step_s),
+            evolve(ANYWHERE, port=port),
+        ) as sandbox,
     ):
-        sandbox = StripeSandbox(base_url, nursery, client, fate=fate, step_s=step_s)
-        serve = partial(serve_http1, answer=sandbox.answer)
-        await nursery.start(trio.serve_listeners, serve, [listener])
         yield sandbox
         nursery.cancel_scope.cancel()
 

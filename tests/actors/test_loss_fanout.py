@@ -16,6 +16,7 @@ from clawsettle.domain.loss_events import (
     Target,
 )
 from clawsettle.domain.loss_requests import RequeueRequest, RetryRequest
+from clawsettle.sandbox.http1 import serving
 from clawsettle.storage.loss_events import LossEvents, Recorded
 from clawsettle.storage.operator_actions import Operator
 from tests.house import open_house
@@ -23,6 +24,7 @@ from tests.losses import (
     CUT,
     HANG,
     Script,
+    Targets,
     answer,
     balances,
     deliveries,
@@ -31,7 +33,6 @@ from tests.losses import (
     loss,
     loss_settings,
     open_fanout,
-    open_targets,
     resolve,
     settled,
     until,
@@ -228,7 +229,7 @@ async def test_what_was_refused_is_brought_back_by_an_operator(database_url: str
 
 
 async def test_a_target_that_is_not_configured_is_waited_for(database_url: str) -> None:
-    async with open_targets() as targets:
+    async with serving(Targets) as targets:
         without = loss_settings(targets, without=[Target.CLAWINCOME])
         async with open_house(database_url, without) as house:
             await fund(house)
@@ -322,7 +323,7 @@ async def test_a_release_and_an_apply_in_doubt_do_not_wait_for_each_other(
 
 
 async def test_a_target_whose_address_is_taken_away_keeps_no_event(database_url: str) -> None:
-    async with open_targets() as targets:
+    async with serving(Targets) as targets:
         targets.script[Target.CLAWINCOME] = answer(503, {})
         async with open_house(database_url, loss_settings(targets)) as house:
             await fund(house)

@@ -9,8 +9,8 @@ from clawsettle.clients.risk_targets import HttpRiskLedger, HttpRiskTarget
 from clawsettle.domain.loss_answers import RefusedForGood, Sent, TriedInVain, read_answer
 from clawsettle.domain.loss_calls import Call
 from clawsettle.domain.loss_events import Operation, Target
-from clawsettle.sandbox.http1 import Reply
-from tests.losses import Targets, answer, open_targets
+from clawsettle.sandbox.http1 import Reply, serving
+from tests.losses import Targets, answer
 
 SENT = Sent(Operation.APPLY, Target.LEDGER, "lse_1", 250)
 CALL = Call(
@@ -23,7 +23,7 @@ HELD = answer(201, {"hold": {"source_loss_event_id": "lse_1", "amount_minor": "2
 @asynccontextmanager
 async def open_ledger() -> AsyncIterator[tuple[HttpRiskLedger, Targets]]:
     """A ledger as a target, and what it is asked and told to answer."""
-    async with open_targets() as targets:
+    async with serving(Targets) as targets:
         target = HttpRiskTarget(f"{targets.base_url}/ledger", "key", 1.0, 5.0, 2)
         with closing(target):
             yield HttpRiskLedger(target), targets

@@ -34,7 +34,7 @@ from clawsettle.domain.loss_events import (
 from clawsettle.domain.loss_requests import RequeueRequest
 from clawsettle.domain.loss_resolutions import residuals
 from clawsettle.domain.loss_transitions import TRANSITIONS
-from clawsettle.sandbox.http1 import Reply, Request, serve_http1
+from clawsettle.sandbox.http1 import Reply, Request, serving
 from clawsettle.sandbox.risk_targets import RiskSandbox
 from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.ledger_book import LedgerBook
@@ -347,16 +347,13 @@ def _adjusted(adjustments: Mapping[str, Any], direction: str) -> set[str]:
 @asynccontextmanager
 async def open_world(url: str) -> AsyncIterator[LossWorld]:
     """Open a world on a migrated database."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    base_url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-    async with open_database(url) as database, trio.open_nursery() as nursery:
-        world = LossWorld(url, database, base_url)
+    async with (
+        open_database(url) as database,
+        serving(lambda base_url: LossWorld(url, database, base_url)) as world,
+    ):
         await database.transaction(lambda one: one.script(_WATCH))
-        serve = partial(serve_http1, answer=world.answer)
-        await nursery.start(trio.serve_listeners, serve, [listener])
         await world.begin()
         yield world
-        nursery.cancel_scope.cancel()
 
 
 async def live_on(_effect: str) -> None:

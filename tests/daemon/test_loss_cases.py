@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from clawsettle.config import LedgerSettings, Secret, Settings
 from clawsettle.domain.loss_events import Operation, Target, delivery_id
+from clawsettle.sandbox.http1 import serving
 from tests.clients.faulty import FaultyServer, answer_twice, faulty
 from tests.daemon.loss_parties import (
     AMOUNT_MINOR,
@@ -24,7 +25,7 @@ from tests.daemon.loss_parties import (
     SecondAnswer,
 )
 from tests.house import ADMIN, House, Json, open_house
-from tests.losses import DID, Targets, loss_settings, open_targets, until
+from tests.losses import DID, Targets, loss_settings, until
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "loss-cases.md"
 Cells = Mapping[str, str]
@@ -136,7 +137,7 @@ class Scene:
 async def open_scene(database_url: str, case: Case) -> AsyncIterator[Scene]:
     """Open a house with all its targets, of which the case's one is behind a proxy."""
     parties = Parties(case)
-    async with open_targets() as targets, faulty(targets.base_url, []) as proxy:
+    async with serving(Targets) as targets, faulty(targets.base_url, []) as proxy:
         targets.script.update({target: parties.answering(target) for target in Target})
         with capture_logs() as logs:
             async with open_house(database_url, _settings(case, targets, proxy)) as house:

@@ -16,6 +16,7 @@ import trio
 from attrs import frozen
 
 from clawsettle.domain.loss_events import Target
+from clawsettle.sandbox.http1 import serving
 from clawsettle.storage.bridge import Database, open_database
 from tests.daemon.process import DaemonProcess, command, daemon_process, environment, run
 from tests.losses import (
@@ -26,7 +27,6 @@ from tests.losses import (
     answer,
     loss,
     open_fanout,
-    open_targets,
     settled,
 )
 
@@ -128,7 +128,7 @@ async def open_desk(path: Path, database_url: str) -> AsyncIterator[Desk]:
         "CLAWSETTLE_LOSS_EVENTS__RETRY_MAX_S": LATER,
         "CLAWSETTLE_LOSS_EVENTS__ATTEMPT_TIMEOUT_S": "2",
     }
-    async with open_targets() as targets, open_database(database_url) as database:
+    async with serving(Targets) as targets, open_database(database_url) as database:
         for target in HTTP_TARGETS:
             prefix = f"CLAWSETTLE_TARGETS__{target}".upper()
             environ[f"{prefix}_BASE_URL"] = f"{targets.base_url}/{target}"

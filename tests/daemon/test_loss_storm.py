@@ -7,9 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -18,7 +16,7 @@ from attrs import asdict, define, field
 
 from clawsettle.config import Secret, TargetAddress
 from clawsettle.domain.loss_events import Target
-from clawsettle.sandbox.http1 import Reply, Request, serve_http1
+from clawsettle.sandbox.http1 import Reply, Request, serving
 from clawsettle.storage.bridge import Database, open_database
 from clawsettle.storage.loss_events import LossEvents
 from tests.daemon.process import DaemonProcess, daemon_process
@@ -79,17 +77,6 @@ class Targets:
         return answer(201, dict.fromkeys(_WORDS, done))
 
 
-@asynccontextmanager
-async def open_targets() -> AsyncIterator[Targets]:
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    targets = Targets(f"http://127.0.0.1:{listener.socket.getsockname()[1]}")
-    async with trio.open_nursery() as nursery:
-        serve = partial(serve_http1, answer=targets.answer)
-        await nursery.start(trio.serve_listeners, serve, [listener])
-        yield targets
-        nursery.cancel_scope.cancel()
-
-
 @define(eq=False)
 class Figures:
     """What a storm came to; memory in MiB of the daemon."""
@@ -111,7 +98,7 @@ async def test_a_storm_drains_in_due_order_and_starves_nobody_and_memory_stays_f
     tmp_path: Path, database_url: str
 ) -> None:
     async with (
-        open_targets() as targets,
+        serving(Targets) as targets,
         open_database(database_url, statement_timeout_s=60) as database,
         daemon_process(
             tmp_path,

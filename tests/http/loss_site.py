@@ -8,8 +8,9 @@ import httpx
 import trio
 
 from clawsettle.config import Settings
+from clawsettle.sandbox.http1 import serving
 from tests.house import ADMIN, House, Json, open_house
-from tests.losses import DID, Targets, fund, loss_settings, open_targets
+from tests.losses import DID, Targets, fund, loss_settings
 
 EVENTS = "/v1/loss-events"
 OUTBOX = f"{EVENTS}/outbox"
@@ -32,7 +33,7 @@ async def open_site(
 ) -> AsyncIterator[tuple[House, Targets]]:
     """A house that tells real targets; the account of the usual event has money."""
     async with (
-        open_targets() as targets,
+        serving(Targets) as targets,
         open_house(database_url, configured or loss_settings(targets, **options)) as house,
     ):
         await fund(house)

@@ -10,7 +10,7 @@ import stripe
 import trio
 from attrs import define, field
 
-from clawsettle.sandbox.http1 import Reply, Request, serve_http1
+from clawsettle.sandbox.http1 import Reply, Request, serving
 from clawsettle.sandbox.stripe_sandbox import StripeSandbox
 
 SECRET = "whsec_sandbox"
@@ -53,8 +53,8 @@ async def until(condition: Callable[[], bool]) -> None:
 class Receiver:
     """A receiver of webhooks that answers what its script says, and 200 from then on."""
 
+    url: str
     statuses: list[int] = field(factory=list)
-    url: str = ""
     events: list[dict[str, Any]] = field(factory=list)
     requests: list[Request] = field(factory=list)
 
@@ -77,12 +77,5 @@ class Receiver:
 
 @asynccontextmanager
 async def open_receiver(*statuses: int) -> AsyncIterator[Receiver]:
-    receiver = Receiver(list(statuses))
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    receiver.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/hook"
-    async with trio.open_nursery() as nursery:
-        await nursery.start(
-            trio.serve_listeners, lambda stream: serve_http1(stream, receiver.answer), [listener]
-        )
+    async with serving(lambda base_url: Receiver(f"{base_url}/hook", list(statuses))) as receiver:
         yield receiver
-        nursery.cancel_scope.cancel()
