@@ -140,17 +140,22 @@ async def balances(house: House, did: str = DID) -> tuple[int, int]:
     return int(found["available"]), int(found["held"])
 
 
-def loss(key: str = "k1", **body: Any) -> LossRequest:
-    """An order to record a loss event; every key has a source event of its own."""
-    usual: Mapping[str, Any] = {
+def loss_body(key: str = "k1", **more: Any) -> dict[str, Any]:
+    """What is posted to record a loss event; every key has a source event of its own."""
+    return {
         "source_service": "stripe",
         "source_event_id": f"evt_{key}",
         "account_did": DID,
         "amount_minor": "250",
         "currency": "USD",
         "reason_code": "chargeback",
+        **more,
     }
-    return parse_loss(key, {**usual, **body})
+
+
+def loss(key: str = "k1", **more: Any) -> LossRequest:
+    """An order to record a loss event."""
+    return parse_loss(key, loss_body(key, **more))
 
 
 def resolve(event: LossEvent, key: str = "rk1", reason: str | None = None) -> ResolveRequest:

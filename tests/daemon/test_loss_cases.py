@@ -25,7 +25,7 @@ from tests.daemon.loss_parties import (
     SecondAnswer,
 )
 from tests.house import ADMIN, House, Json, open_house
-from tests.losses import DID, Targets, loss_settings, until
+from tests.losses import Targets, loss_body, loss_settings, until
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "loss-cases.md"
 Cells = Mapping[str, str]
@@ -51,15 +51,8 @@ class Scene:
 
     async def record(self, key: str = KEYS[0]) -> None:
         """Record an event that tells all five, and wait until each has been tried."""
-        body = {
-            "source_service": "stripe",
-            "source_event_id": f"evt_{key}",
-            "account_did": DID,
-            "amount_minor": str(AMOUNT_MINOR),
-            "currency": "USD",
-            "reason_code": "chargeback",
-            "metadata": {"escrow_id": f"esc_{key}", "bounty_id": f"bty_{key}"},
-        }
+        named = {"escrow_id": f"esc_{key}", "bounty_id": f"bty_{key}"}
+        body = loss_body(key, amount_minor=str(AMOUNT_MINOR), metadata=named)
         recorded = await self._post("/v1/loss-events", key, body)
         assert recorded.status_code == 201, recorded.text
 

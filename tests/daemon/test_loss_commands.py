@@ -20,12 +20,12 @@ from clawsettle.sandbox.http1 import serving
 from clawsettle.storage.bridge import Database, open_database
 from tests.daemon.process import DaemonProcess, command, daemon_process, environment, run
 from tests.losses import (
-    DID,
     HANG,
     HTTP_TARGETS,
     Targets,
     answer,
     loss,
+    loss_body,
     open_fanout,
     settled,
 )
@@ -88,20 +88,12 @@ class Desk:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    async def record(self, key: str = "k1", **body: Any) -> str:
+    async def record(self, key: str = "k1", **more: Any) -> str:
         """Record an event, wait until nobody works on it, and return its id."""
-        usual = {
-            "source_service": "stripe",
-            "source_event_id": f"evt_{key}",
-            "account_did": DID,
-            "amount_minor": "250",
-            "currency": "USD",
-            "reason_code": "chargeback",
-        }
         async with httpx.AsyncClient() as client:
             recorded = await client.post(
                 f"{self.daemon.facts['base_url']}/v1/loss-events",
-                json={**usual, **body},
+                json=loss_body(key, **more),
                 headers={
                     "authorization": f"Bearer {self.daemon.facts['admin_key']}",
                     "idempotency-key": key,

@@ -10,21 +10,14 @@ import trio
 from clawsettle.config import Settings
 from clawsettle.sandbox.http1 import serving
 from tests.house import ADMIN, House, Json, open_house
-from tests.losses import DID, Targets, fund, loss_settings
+from tests.losses import Targets, fund, loss_body, loss_settings
 
 EVENTS = "/v1/loss-events"
 OUTBOX = f"{EVENTS}/outbox"
 RETRY = f"{EVENTS}/ops/retry"
 REQUEUE = f"{OUTBOX}/requeue"
 UNKNOWN_ID = "lse_nobody"
-BODY: Mapping[str, Any] = {
-    "source_service": "stripe",
-    "source_event_id": "evt_1",
-    "account_did": DID,
-    "amount_minor": "250",
-    "currency": "USD",
-    "reason_code": "chargeback",
-}
+BODY: Mapping[str, Any] = loss_body("1")
 
 
 @asynccontextmanager
