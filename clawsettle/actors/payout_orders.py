@@ -15,7 +15,8 @@ from attrs import frozen
 from clawsettle.domain.errors import ClawsettleError, ConflictError
 from clawsettle.domain.payout_requests import PayoutRequest
 from clawsettle.domain.payouts import Payout, PayoutStatus
-from clawsettle.storage.payouts import Destination, Leased, Payouts, birth_token
+from clawsettle.storage.lease_tokens import birth_token
+from clawsettle.storage.payouts import Destination, Leased, Payouts
 
 Taken = Leased | Payout | ClawsettleError
 """A new payout, leased to who asked; the one that the key stands for already; or a refusal."""

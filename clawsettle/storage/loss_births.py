@@ -18,7 +18,7 @@ from clawsettle.domain.loss_events import (
     delivery_id,
     escrow_of,
 )
-from clawsettle.storage.payouts import birth_token
+from clawsettle.storage.lease_tokens import birth_token
 
 
 @define(eq=False)

@@ -41,10 +41,10 @@ from clawsettle.domain.netting_transitions import (
     run_audit,
 )
 from clawsettle.storage.bridge import Database, Row, Transaction
+from clawsettle.storage.lease_tokens import birth_token
 from clawsettle.storage.netting_preparation import plan_waiting, prepare_run
 from clawsettle.storage.netting_reports import freeze_report
 from clawsettle.storage.netting_rows import read_entry, read_run, run_row
-from clawsettle.storage.payouts import birth_token
 from clawsettle.storage.queries import load_queries
 
 _SQL = load_queries("netting")

@@ -5,7 +5,6 @@ to a payout is applied in one place, under its row's lock, by the pure rules of 
 stored with its audit rows in one commit: what came of its holder's step, and the provider's news.
 """
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -77,15 +76,6 @@ class Heard:
     verdict: Verdict
     payout_id: str | None
     leased: Payout | None = None
-
-
-def birth_token() -> int:
-    """Return a lease token for a payout that is leased from birth.
-
-    It is drawn at random and below zero, so that who keeps a payout knows it for its own when the
-    answer to the commit was lost.
-    """
-    return -1 - secrets.randbits(62)
 
 
 @frozen
