@@ -53,7 +53,6 @@ class HttpRiskTarget:
     timeout_s: float
     connections_max: int
     _transport: HttpTransport = field(init=False)
-    _bearer: str = field(init=False, repr=False)
     _headers: Mapping[str, str] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -64,8 +63,7 @@ class HttpRiskTarget:
             self.timeout_s,
             _ANSWER_MAX_BYTES,
         )
-        self._bearer = f"Bearer {self.key}"
-        self._headers = {"content-type": _JSON, "authorization": self._bearer}
+        self._headers = {"content-type": _JSON, "authorization": f"Bearer {self.key}"}
 
     async def send(self, call: Call) -> Answered | Unanswered:
         """Post a call; see the protocol."""
@@ -116,7 +114,8 @@ class HttpRiskTarget:
 
     def _answered(self, answer: Answer) -> Answered:
         # Pages that show errors may show the request's headers: what is answered is stored.
-        text = answer.body.decode(errors="replace").replace(self._bearer, "Bearer [...]")
+        credentials = self._headers["authorization"]
+        text = answer.body.decode(errors="replace").replace(credentials, "Bearer [...]")
         return Answered(answer.status, text, _retry_after_s(answer))
 
 
